@@ -1,0 +1,149 @@
+//! Runs and batches as they are shown: by the API, by the CLI, to whoever asks the ledger.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::id::{BatchId, RunId};
+use shared::name::{Key, PipelineName};
+use shared::outcome::Statistics;
+
+/// One submission and everything that it fanned out into.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub run: RunId,
+    /// The pipeline of the submitted batches; follow-ups may have others.
+    pub pipeline: PipelineName,
+    /// Where it stands.
+    pub state: RunState,
+    /// Which of a key's runs goes first.
+    pub priority: Priority,
+    /// Where its batches stand.
+    pub batches: BatchCounts,
+    /// Attempts that failed and were tried again.
+    pub retries: u64,
+    /// Rows that its completed batches stand for in the sink.
+    pub rows: u64,
+    /// What else its handlers counted, such as `api_calls`.
+    #[serde(flatten)]
+    pub statistics: Statistics,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its last batch became final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// How many batches of a run are in each state. `accepted` is always the sum of the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchCounts {
+    /// All, follow-ups included.
+    pub accepted: u64,
+    /// Waiting to be dispatched, now or at a later time.
+    pub pending: u64,
+    /// Published and not settled.
+    pub out: u64,
+    /// Done.
+    pub completed: u64,
+    /// Given up, kept with their error.
+    pub dead: u64,
+    /// Called off.
+    pub cancelled: u64,
+}
+
+impl BatchCounts {
+    /// Batches that need nothing more.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.completed + self.dead + self.cancelled
+    }
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Batches are pending or out.
+    Running,
+    /// Every batch is final; `batches` says how each ended.
+    Completed,
+    /// It was called off.
+    Cancelled,
+}
+
+/// Which of a key's runs goes first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// After the others.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
+}
+
+/// A batch that was given up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadBatch {
+    /// Its id.
+    pub batch: BatchId,
+    /// Its run.
+    pub run: RunId,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+    /// Whose work it was.
+    pub key: Key,
+    /// Why, in one closed word: `attempts_exhausted`, `permission_lost`, …
+    pub reason: String,
+    /// Why, for a person.
+    pub error: String,
+    /// How often it was dispatched.
+    pub attempts: u32,
+    /// When it was given up.
+    pub died_at: Timestamp,
+}
+
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// The word that stands for it in the ledger, the API and the CLI.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownWord;
+
+            fn from_str(word: &str) -> Result<Self, UnknownWord> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(UnknownWord { word: word.to_owned(), known: &[$($word),+] }),
+                }
+            }
+        }
+    };
+}
+words!(RunState { Running = "running", Completed = "completed", Cancelled = "cancelled" });
+words!(Priority { Low = "low", Normal = "normal", High = "high" });
+
+/// A word that stands for nothing here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is not one of {}", known.join(", "))]
+pub struct UnknownWord {
+    word: String,
+    known: &'static [&'static str],
+}

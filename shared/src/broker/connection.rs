@@ -1,0 +1,171 @@
+//! Connections: one that consumes, owned by its supervisor, and a small pool for those that publish.
+
+use std::time::Duration;
+
+use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime, Timeouts};
+use lapin::{Connection, ConnectionProperties};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{BrokerError, Publisher, Subscription};
+use crate::backoff::Backoff;
+use crate::config::BrokerConfig;
+use crate::name::Instance;
+
+/// Knows how to reach the broker.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    url: SecretString,
+    address: String,
+    instance: Instance,
+    answer_timeout: Duration,
+    start_timeout: Duration,
+}
+
+impl Connector {
+    /// For this configuration. `instance` names the connections in the RabbitMQ UI.
+    #[must_use]
+    pub fn new(config: &BrokerConfig, instance: &Instance) -> Self {
+        Self {
+            url: config.url_with_heartbeat(),
+            address: config.address(),
+            instance: instance.clone(),
+            answer_timeout: config.answer_timeout.get(),
+            start_timeout: config.start_timeout.get(),
+        }
+    }
+
+    /// Host, port and vhost, without user and password.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// One try. `purpose` is added to the connection's name.
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let connecting = Connection::connect(self.url.expose_secret(), self.properties(purpose));
+        match timeout(self.answer_timeout, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(BrokerError::connecting(&self.address, &error)),
+            Err(_) => Err(BrokerError::Unreachable {
+                address: self.address.clone(),
+                problem: format!("no answer within {:?}", self.answer_timeout),
+            }),
+        }
+    }
+
+    /// Tries for as long as a starting process may wait, and says why it could not.
+    ///
+    /// A wrong password or vhost is said at once: waiting would not mend it.
+    pub async fn connect_at_start(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let give_up = Instant::now() + self.start_timeout;
+        for failures in 1.. {
+            match self.connect(purpose).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if error.is_configuration() || Instant::now() >= give_up => {
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(%error, "waiting for the broker"),
+            }
+            sleep(Backoff::RECONNECT.draw(failures)).await;
+        }
+        unreachable!("the loop only ends by returning")
+    }
+
+    /// Tries until it works or `stop` is cancelled (`None`). For a process that has worked before:
+    /// whatever is wrong now may be mended while it waits.
+    pub async fn reconnect(&self, purpose: &str, stop: &CancellationToken) -> Option<Connection> {
+        for failures in 1.. {
+            match self.connect(purpose).await {
+                Ok(connection) => return Some(connection),
+                Err(error) => tracing::warn!(%error, failures, "reconnecting to the broker"),
+            }
+            tokio::select! {
+                () = sleep(Backoff::RECONNECT.draw(failures)) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+        None
+    }
+
+    /// Opens a channel on `connection` and consumes from `queue`, with at most `prefetch` unacked deliveries.
+    pub async fn subscribe(
+        &self,
+        connection: &Connection,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<Subscription, BrokerError> {
+        let tag = format!("{}.{queue}", self.instance);
+        Subscription::open(connection, queue, &tag, prefetch, self.answer_timeout).await
+    }
+
+    /// The pool of publishing connections.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn publishing_pool(&self) -> PublishingPool {
+        let connector = self.clone();
+        let manager = Manager::new(
+            self.url.expose_secret(),
+            move || connector.properties("publish"),
+            lapin::runtime::default_runtime().expect("called inside a tokio runtime"),
+        );
+        let limit = Some(self.answer_timeout);
+        let pool = Pool::builder(manager)
+            .max_size(PublishingPool::CONNECTIONS)
+            .timeouts(Timeouts {
+                wait: limit,
+                create: limit,
+                recycle: limit,
+            })
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a runtime is set, which is all that the builder checks");
+        PublishingPool {
+            pool,
+            address: self.address.clone(),
+            answer_timeout: self.answer_timeout,
+        }
+    }
+
+    fn properties(&self, purpose: &str) -> ConnectionProperties {
+        let name = format!("{} ({purpose})", self.instance);
+        ConnectionProperties::default().with_connection_name(name.into())
+    }
+}
+
+/// The publishing connections of a process: pooled, because publishers come and go with their channels
+/// and a connection that broke is replaced when the next publisher asks.
+#[derive(Debug, Clone)]
+pub struct PublishingPool {
+    pool: Pool,
+    address: String,
+    answer_timeout: Duration,
+}
+
+impl PublishingPool {
+    /// One connection carries all publishers of a process, each on its own channel. A second would
+    /// only help when a socket is the limit, and cost the broker memory for every process.
+    const CONNECTIONS: usize = 1;
+
+    /// A publisher on a channel of its own. The connection goes back to the pool at once: it is shared,
+    /// and the channel keeps it open.
+    pub async fn publisher(&self) -> Result<Publisher, BrokerError> {
+        let connection: Object = match self.pool.get().await {
+            Ok(connection) => connection,
+            Err(PoolError::Backend(error)) => {
+                return Err(BrokerError::connecting(&self.address, &error));
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                return Err(BrokerError::Unreachable {
+                    address: self.address.clone(),
+                    problem,
+                });
+            }
+        };
+        Publisher::open(&connection, self.answer_timeout).await
+    }
+}

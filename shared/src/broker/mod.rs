@@ -1,0 +1,20 @@
+//! RabbitMQ, as both sides use it: connecting, declaring, publishing with confirms, consuming, acking.
+//!
+//! Rules that lapin and RabbitMQ impose, kept here so that no stage has to know them: publishing and
+//! consuming use separate connections (a blocked connection writes nothing, not even acks); lapin's own
+//! recovery stays off (after it gives up, a consumer waits for ever); every await has a timeout; one task
+//! owns each confirming channel (confirms are attributed wrongly otherwise).
+
+mod acks;
+mod connection;
+mod declare;
+mod error;
+mod publisher;
+mod subscription;
+
+pub use acks::{Ack, AckWindow};
+pub use connection::{Connector, PublishingPool};
+pub use declare::{check, declare};
+pub use error::BrokerError;
+pub use publisher::{Message, Publisher, Verdict};
+pub use subscription::Subscription;

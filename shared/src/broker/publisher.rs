@@ -1,0 +1,142 @@
+//! Publishing: persistent, mandatory, confirmed. There is no other way to publish.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use tokio::time::timeout;
+
+use super::BrokerError;
+
+/// One message to publish.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Where it goes.
+    pub exchange: &'static str,
+    /// Which queue behind the exchange.
+    pub routing_key: String,
+    /// Everything but the body. A `message_id` is needed to recognise the message when it is returned.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// In a queue, on the disks of a majority.
+    Confirmed,
+    /// Refused: the queue is full or not available.
+    Nacked,
+    /// No queue is bound: the topology is missing.
+    Unroutable,
+}
+
+/// A confirming channel and its owner. It is no handle to be shared: concurrent publishes on one channel
+/// get each other's confirms.
+#[derive(Debug)]
+pub struct Publisher {
+    channel: Channel,
+    answer_timeout: Duration,
+}
+
+impl Publisher {
+    pub(super) async fn open(
+        connection: &Connection,
+        answer_timeout: Duration,
+    ) -> Result<Self, BrokerError> {
+        let opening = async {
+            let channel = connection.create_channel().await?;
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+            Ok::<_, lapin::Error>(channel)
+        };
+        let channel = timeout(answer_timeout, opening)
+            .await
+            .map_err(|_| BrokerError::Timeout("opening a publishing channel"))?
+            .map_err(|error| BrokerError::about("a publishing channel", &error))?;
+        Ok(Self {
+            channel,
+            answer_timeout,
+        })
+    }
+
+    /// Publishes a group without waiting in between, then waits for every confirm.
+    ///
+    /// An error means that nothing is known about any of them: publish the same messages again, with the
+    /// same ids, on a new publisher. This one is used up, which is why it is taken by value and handed back.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when channel or connection broke or an answer took too long.
+    pub async fn publish(self, messages: &[Message]) -> Result<(Self, Vec<Verdict>), BrokerError> {
+        let confirmations = timeout(self.answer_timeout, self.publish_and_confirm(messages))
+            .await
+            .map_err(|_| BrokerError::Timeout("confirming a publish"))?
+            .map_err(|error| BrokerError::about("publishing", &error))?;
+        let verdicts = judge(messages, confirmations)?;
+        Ok((self, verdicts))
+    }
+
+    async fn publish_and_confirm(&self, messages: &[Message]) -> lapin::Result<Vec<Confirmation>> {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        // The futures are polled first in this order, by this task alone, so frames and confirm tags agree.
+        let publishing = messages.iter().map(|message| {
+            self.channel.basic_publish(
+                message.exchange.into(),
+                message.routing_key.as_str().into(),
+                options,
+                &message.body,
+                message.properties.clone(),
+            )
+        });
+        let mut confirming = Vec::with_capacity(messages.len());
+        for published in join_all(publishing).await {
+            confirming.push(published?);
+        }
+        join_all(confirming).await.into_iter().collect()
+    }
+}
+
+/// Pairs confirmations with messages. lapin attaches a return to whichever confirm completes next, so
+/// returns are matched by message id, over the whole group.
+fn judge(
+    messages: &[Message],
+    confirmations: Vec<Confirmation>,
+) -> Result<Vec<Verdict>, BrokerError> {
+    let mut verdicts = Vec::with_capacity(messages.len());
+    let mut returned: HashSet<String> = HashSet::new();
+    for confirmation in confirmations {
+        let (verdict, message) = match confirmation {
+            Confirmation::Ack(message) => (Verdict::Confirmed, message),
+            Confirmation::Nack(message) => (Verdict::Nacked, message),
+            Confirmation::NotRequested => return Err(BrokerError::NotConfirming),
+        };
+        returned.extend(message.as_ref().and_then(returned_id));
+        verdicts.push(verdict);
+    }
+    if !returned.is_empty() {
+        for (message, verdict) in messages.iter().zip(&mut verdicts) {
+            let id = message.properties.message_id().as_ref();
+            if id.is_some_and(|id| returned.contains(id.as_str())) {
+                *verdict = Verdict::Unroutable;
+            }
+        }
+    }
+    Ok(verdicts)
+}
+
+fn returned_id(message: &BasicReturnMessage) -> Option<String> {
+    message
+        .delivery
+        .properties
+        .message_id()
+        .as_ref()
+        .map(ToString::to_string)
+}

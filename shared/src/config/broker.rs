@@ -1,0 +1,113 @@
+//! `[broker]`: how to reach RabbitMQ.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+use super::{ConfigError, Span};
+
+/// How to reach RabbitMQ. `TIDEGATE_BROKER__…`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerConfig {
+    /// `amqp://user:password@host:5672/vhost` (`%2f` is the vhost `/`), or `amqps://`.
+    /// Default `amqp://guest:guest@127.0.0.1:5672/%2f`.
+    pub url: SecretString,
+    /// Who declares exchanges and queues: the coordinator, or somebody else before it starts.
+    pub topology: TopologyMode,
+    /// How long a starting process waits for a broker that does not answer. Default 60 s, then it exits
+    /// with 69. Too short, and containers that start together give up; later outages are waited out for ever.
+    pub start_timeout: Span,
+    /// Longest wait for any single answer of the broker (connect, declare, confirm). Default 30 s.
+    pub answer_timeout: Span,
+}
+
+/// Who owns the topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TopologyMode {
+    /// The coordinator declares it.
+    #[default]
+    Declare,
+    /// An operator or init job declares it; the coordinator only checks that it is there.
+    Check,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            url: SecretString::from("amqp://guest:guest@127.0.0.1:5672/%2f"),
+            topology: TopologyMode::Declare,
+            start_timeout: Span::seconds(60),
+            answer_timeout: Span::seconds(30),
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Seconds between heartbeats: a silent worker's batches come back after two to three of them.
+    /// RabbitMQ recommends 5–20 (its guide "Detecting Dead TCP Connections with Heartbeats").
+    pub const HEARTBEAT_S: u16 = 10;
+
+    /// The URL with our heartbeat, for the AMQP client.
+    ///
+    /// # Panics
+    /// Never: the URL was parsed when the config was loaded.
+    #[must_use]
+    pub fn url_with_heartbeat(&self) -> SecretString {
+        let mut url =
+            Url::parse(self.url.expose_secret()).expect("checked when the config was loaded");
+        let kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| key != "heartbeat")
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect();
+        url.query_pairs_mut()
+            .clear()
+            .extend_pairs(kept)
+            .append_pair("heartbeat", &Self::HEARTBEAT_S.to_string());
+        SecretString::from(String::from(url))
+    }
+
+    /// Host, port and vhost without user and password, for logs and errors.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match Url::parse(self.url.expose_secret()) {
+            Ok(url) => format!(
+                "{}://{}:{}{}",
+                url.scheme(),
+                url.host_str().unwrap_or("localhost"),
+                url.port()
+                    .unwrap_or(if url.scheme() == "amqps" { 5671 } else { 5672 }),
+                url.path()
+            ),
+            Err(_) => "an unusable URL".to_owned(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let hint = "write amqp://user:password@host:5672/vhost, with special characters percent-encoded \
+                    ('@' is %40, '/' is %2f)";
+        let url = Url::parse(self.url.expose_secret())
+            .map_err(|e| ConfigError::wrong("broker.url", format!("is no URL ({e}): {hint}")))?;
+        if !matches!(url.scheme(), "amqp" | "amqps") {
+            return Err(ConfigError::wrong(
+                "broker.url",
+                format!("has the scheme {:?}: {hint}", url.scheme()),
+            ));
+        }
+        if url.path().contains('@') {
+            return Err(ConfigError::wrong(
+                "broker.url",
+                format!("has an '@' after the host: {hint}"),
+            ));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(ConfigError::wrong(
+                "broker.url",
+                format!("names no host: {hint}"),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Configuration: one file, every key with an environment variable and a default.
+//!
+//! Order, later wins: defaults, `tidegate.toml` (in the working folder, or `--config`), environment
+//! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. What comes out is
+//! checked: no later code has to look at a number again.
+
+mod broker;
+mod error;
+mod pipeline;
+mod search_console;
+mod sections;
+mod span;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+
+pub use broker::{BrokerConfig, TopologyMode};
+pub use error::ConfigError;
+pub use pipeline::{HandlerKind, PipelineConfig};
+pub use search_console::SearchConsoleConfig;
+pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
+pub use span::Span;
+
+use crate::name::PipelineName;
+use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
+
+/// The file that is read when `--config` names none and it exists.
+pub const DEFAULT_FILE: &str = "tidegate.toml";
+/// Most lanes: each is a queue a pipeline, and a quorum queue costs the broker a Raft group.
+const MAX_LANES: u16 = 64;
+
+/// Everything a coordinator or a worker can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of the SQLite files. Default `.tidegate`. `TIDEGATE_DATA_DIR`
+    pub data_dir: PathBuf,
+    /// Shards of the keys, each a queue a pipeline (1–64). Default 2: two queues use both halves of a
+    /// two-core broker. Every coordinator and worker of one broker must say the same. `TIDEGATE_LANES`
+    pub lanes: u16,
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
+    /// The coordinator's record.
+    pub ledger: LedgerConfig,
+    /// Where results go.
+    pub sink: SinkConfig,
+    /// The coordinator's HTTP API.
+    pub api: ApiConfig,
+    /// The worker.
+    pub worker: WorkerConfig,
+    /// The Search Console job.
+    pub search_console: SearchConsoleConfig,
+    /// Kinds of work by name. The Search Console pipelines are always there.
+    pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from(".tidegate"),
+            lanes: 2,
+            broker: BrokerConfig::default(),
+            ledger: LedgerConfig::default(),
+            sink: SinkConfig::default(),
+            api: ApiConfig::default(),
+            worker: WorkerConfig::default(),
+            search_console: SearchConsoleConfig::default(),
+            pipelines: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads file and environment and checks the result. `file` is what `--config` said.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let toml = match file {
+            Some(path) if !path.is_file() => {
+                return Err(ConfigError::NoFile(path.to_owned()));
+            }
+            Some(path) => Toml::file_exact(path),
+            None => Toml::file_exact(DEFAULT_FILE),
+        };
+        // The CLI's own variables share the prefix and are not the services' business.
+        let environment = Env::prefixed("TIDEGATE_")
+            .ignore(&["URL", "TOKEN", "LOG"])
+            .split("__");
+        Self::from_figment(&Figment::new().merge(toml).merge(environment))
+    }
+
+    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
+        let mut config: Self = figment
+            .extract()
+            .map_err(|e| ConfigError::from_figment(&e))?;
+        config.add_search_console_pipelines();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The pipelines of the main job exist in every installation; a section of their name changes them.
+    fn add_search_console_pipelines(&mut self) {
+        for (name, handler) in [
+            (PLAN_PIPELINE, HandlerKind::SearchConsolePlan),
+            (SLICE_PIPELINE, HandlerKind::SearchConsoleSlice),
+        ] {
+            let name = PipelineName::new(name).expect("the built-in names are well-formed");
+            let pipeline = self.pipelines.entry(name).or_default();
+            pipeline.handler = handler;
+            pipeline
+                .max_in_flight_per_key
+                .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.lanes == 0 || self.lanes > MAX_LANES {
+            return Err(ConfigError::wrong(
+                "lanes",
+                format!("must be 1 to {MAX_LANES}, is {}", self.lanes),
+            ));
+        }
+        self.broker.check()?;
+        self.api.check()?;
+        self.worker.check()?;
+        for (name, pipeline) in &self.pipelines {
+            pipeline.check(name)?;
+        }
+        for name in self.worker.pipelines.iter().flatten() {
+            if !self.pipelines.contains_key(name) {
+                return Err(self.unknown_served_pipeline(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown_served_pipeline(&self, name: &PipelineName) -> ConfigError {
+        let known: Vec<&str> = self.pipelines.keys().map(PipelineName::as_str).collect();
+        ConfigError::wrong(
+            "worker.pipelines",
+            format!(
+                "names {name}, which is not configured; configured are {}",
+                known.join(", ")
+            ),
+        )
+    }
+
+    /// The pipelines that a worker with this config serves.
+    #[must_use]
+    pub fn served_pipelines(&self) -> BTreeMap<PipelineName, PipelineConfig> {
+        let served = |name: &PipelineName| match &self.worker.pipelines {
+            Some(chosen) => chosen.contains(name),
+            None => true,
+        };
+        self.pipelines
+            .iter()
+            .filter(|(name, _)| served(name))
+            .map(|(n, p)| (n.clone(), p.clone()))
+            .collect()
+    }
+
+    /// The ledger's database: the configured one, else a file in `data_dir`.
+    #[must_use]
+    pub fn ledger_url(&self) -> DatabaseUrl {
+        self.ledger
+            .url
+            .clone()
+            .unwrap_or_else(|| DatabaseUrl::file(&self.data_dir, "ledger.db"))
+    }
+
+    /// The sink's database: the configured one, else a file in `data_dir`.
+    #[must_use]
+    pub fn sink_url(&self) -> DatabaseUrl {
+        self.sink
+            .url
+            .clone()
+            .unwrap_or_else(|| DatabaseUrl::file(&self.data_dir, "results.db"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

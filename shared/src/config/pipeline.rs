@@ -1,0 +1,159 @@
+//! `[pipelines.<name>]`: what a kind of work is, how it is retried, how much of it is out.
+
+use serde::Deserialize;
+
+use super::{ConfigError, Span};
+use crate::backoff::Backoff;
+use crate::name::PipelineName;
+
+/// A kind of work. The coordinator reads windows and retries, the worker reads handler and deadline.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelineConfig {
+    /// What a worker does with a batch. Default `exec`.
+    pub handler: HandlerKind,
+    /// `exec`: program and arguments, started without a shell.
+    pub command: Vec<String>,
+    /// `exec`: names of environment variables that the command gets besides `PATH`, `HOME`, `LANG`, `TMPDIR`.
+    pub environment: Vec<String>,
+    /// Longest run time of one attempt; after it the handler is stopped and the attempt counts as failed.
+    /// Default 5 min, at most 25 min: RabbitMQ takes a delivery back after 30 min by default.
+    pub deadline: Span,
+    /// Failures after which a batch is dead (1–1000). Default 5.
+    pub max_attempts: u32,
+    /// Upper bound of the first retry delay; it doubles with each failure. Default 1 s.
+    pub retry_base: Span,
+    /// Upper bound of all retry delays. Default 5 min.
+    pub retry_cap: Span,
+    /// Whether results are stored. `false`: rows are counted and dropped, and no commit marker is written.
+    pub sink: bool,
+    /// Batches out per live slot. Default 4.
+    pub look_ahead: u32,
+    /// Fewest batches out, workers or not: what makes depth visible to an autoscaler. Default 16.
+    pub window_min: u32,
+    /// Most batches out (up to 10,000). Default 1,000.
+    pub window_max: u32,
+    /// Most batches of one key out. Default: no limit (3 for the Search Console pipelines).
+    pub max_in_flight_per_key: Option<u32>,
+}
+
+/// What a worker does with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandlerKind {
+    /// Runs `command`: payload on stdin, rows on stdout.
+    #[default]
+    Exec,
+    /// Does nothing: for measuring and for trying an installation.
+    Noop,
+    /// A Rust type that the worker's `main.rs` registers under the pipeline's name.
+    Rust,
+    /// The Search Console job's first stage; set by Tidegate itself.
+    #[serde(skip_deserializing)]
+    SearchConsolePlan,
+    /// The Search Console job's second stage; set by Tidegate itself.
+    #[serde(skip_deserializing)]
+    SearchConsoleSlice,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            handler: HandlerKind::default(),
+            command: Vec::new(),
+            environment: Vec::new(),
+            deadline: Span::seconds(5 * 60),
+            max_attempts: 5,
+            retry_base: Span::seconds(1),
+            retry_cap: Span::seconds(5 * 60),
+            sink: true,
+            look_ahead: 4,
+            window_min: 16,
+            window_max: 1_000,
+            max_in_flight_per_key: None,
+        }
+    }
+}
+
+impl PipelineConfig {
+    /// RabbitMQ's default consumer timeout is 30 min from delivery; waiting in the prefetch buffer counts.
+    const MAX_DEADLINE: Span = Span::seconds(25 * 60);
+    /// The work queue refuses messages far above this (`topology`), so a window never meets that.
+    const MAX_WINDOW: u32 = 10_000;
+    const MAX_ATTEMPTS: u32 = 1_000;
+
+    /// The delays between failed attempts.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        Backoff::new(self.retry_base.get(), self.retry_cap.get())
+    }
+
+    pub(super) fn check(&self, name: &PipelineName) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: String| {
+            Err(ConfigError::wrong(
+                format!("pipelines.{name}.{key}"),
+                problem,
+            ))
+        };
+        if self.handler == HandlerKind::Exec && self.command.is_empty() {
+            return wrong(
+                "command",
+                "is missing: name the program, such as command = [\"python3\", \"work.py\"]".into(),
+            );
+        }
+        if self.deadline > Self::MAX_DEADLINE {
+            return wrong(
+                "deadline",
+                format!(
+                    "must be at most {}, is {}",
+                    Self::MAX_DEADLINE,
+                    self.deadline
+                ),
+            );
+        }
+        if self.max_attempts == 0 || self.max_attempts > Self::MAX_ATTEMPTS {
+            return wrong(
+                "max_attempts",
+                format!(
+                    "must be 1 to {}, is {}",
+                    Self::MAX_ATTEMPTS,
+                    self.max_attempts
+                ),
+            );
+        }
+        if self.retry_base > self.retry_cap {
+            return wrong(
+                "retry_base",
+                format!(
+                    "must be at most retry_cap: {} > {}",
+                    self.retry_base, self.retry_cap
+                ),
+            );
+        }
+        if self.window_min == 0
+            || self.window_min > self.window_max
+            || self.window_max > Self::MAX_WINDOW
+        {
+            let problem = format!(
+                "must satisfy 1 <= window_min <= window_max <= {}: {} and {}",
+                Self::MAX_WINDOW,
+                self.window_min,
+                self.window_max
+            );
+            return wrong("window_max", problem);
+        }
+        if self.look_ahead == 0 {
+            return wrong(
+                "look_ahead",
+                "must be at least 1, or slots would stay empty".into(),
+            );
+        }
+        if self.max_in_flight_per_key == Some(0) {
+            return wrong(
+                "max_in_flight_per_key",
+                "must be at least 1, or nothing would ever run".into(),
+            );
+        }
+        Ok(())
+    }
+}

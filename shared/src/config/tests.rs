@@ -1,0 +1,97 @@
+use super::*;
+
+fn read(toml: &str) -> Result<Config, ConfigError> {
+    Config::from_figment(&Figment::new().merge(Toml::string(toml)))
+}
+
+fn problem(toml: &str) -> String {
+    read(toml).unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_a_working_installation() {
+    let config = read("").unwrap();
+    let names: Vec<&str> = config.pipelines.keys().map(PipelineName::as_str).collect();
+    assert_eq!(names, ["gsc.plan", "gsc.slice"]);
+    assert_eq!(config.worker.prefetch(), 48);
+    assert_eq!(
+        config.ledger_url().address(),
+        "sqlite://.tidegate/ledger.db"
+    );
+}
+
+#[test]
+fn unknown_keys_are_named_with_a_suggestion() {
+    assert!(problem("[worker]\nslotz = 3").contains("did you mean \"slots\""));
+    assert!(problem("[wroker]\nslots = 3").contains("did you mean \"worker\""));
+}
+
+#[test]
+fn wrong_values_say_what_would_be_right() {
+    let cases = [
+        ("lanes = 0", "lanes"),
+        ("[broker]\nurl = \"http://x\"", "amqp://"),
+        (
+            "[broker]\nurl = \"amqp://u:p@ss/w@host\"",
+            "percent-encoded",
+        ),
+        ("[api]\nlisten = \"0.0.0.0:80\"", "api.token"),
+        ("[worker]\nslots = 0", "1 to 4096"),
+        ("[worker]\nslots = \"ten\"", "worker.slots"),
+        ("[worker]\ndrain_timeout = \"10\"", "unit"),
+        ("[worker]\npipelines = [\"nope\"]", "not configured"),
+        ("[ledger]\nurl = \"mysql://x\"", "sqlite://"),
+        ("[pipelines.hashes]\nhandler = \"exec\"", "command"),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nwindow_min = 5\nwindow_max = 4",
+            "window_min <= window_max",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
+            "at most",
+        ),
+        ("[search_console]\ntypes = [\"wob\"]", "web"),
+    ];
+    for (toml, expected) in cases {
+        let problem = problem(toml);
+        assert!(problem.contains(expected), "{toml}: {problem}");
+    }
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let config =
+        read("[broker]\nurl = \"amqp://user:hunter2@host/v\"\n[api]\ntoken = \"hunter2\"").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.broker.address(), "amqp://host:5672/v");
+}
+
+#[test]
+fn the_heartbeat_is_ours() {
+    use secrecy::ExposeSecret;
+    let config = read("[broker]\nurl = \"amqp://u:p@h:1/v?heartbeat=0&frame_max=8192\"").unwrap();
+    let url = config.broker.url_with_heartbeat();
+    assert_eq!(
+        url.expose_secret(),
+        "amqp://u:p@h:1/v?frame_max=8192&heartbeat=10"
+    );
+}
+
+// The closure's error type is figment's.
+#[allow(clippy::result_large_err)]
+#[test]
+fn the_environment_wins_over_the_file() {
+    figment::Jail::expect_with(|jail| {
+        jail.create_file(
+            "tidegate.toml",
+            "[worker]\nslots = 3\n[pipelines.a]\nhandler = \"noop\"",
+        )?;
+        jail.set_env("TIDEGATE_WORKER__SLOTS", "5");
+        jail.set_env("TIDEGATE_WORKER__PIPELINES", "a, gsc.slice");
+        jail.set_env("TIDEGATE_URL", "http://for-the-cli");
+        let config = Config::load(None).expect("a good config");
+        assert_eq!(config.worker.slots, 5);
+        assert_eq!(config.served_pipelines().len(), 2);
+        Ok(())
+    });
+}

@@ -1,0 +1,20 @@
+//! What Tidegate's coordinator and workers agree on, and nothing that flows.
+//!
+//! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
+//! [`presence`]), where it travels ([`topology`], [`broker`]), and what every process needs
+//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
+
+pub mod backoff;
+pub mod batch;
+pub mod broker;
+pub mod config;
+pub mod exit;
+pub mod id;
+pub mod lifecycle;
+pub mod name;
+pub mod outcome;
+pub mod payload;
+pub mod presence;
+pub mod search_console;
+pub mod telemetry;
+pub mod topology;

@@ -1,0 +1,27 @@
+//! Logs to stderr, metrics to Prometheus.
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Environment variable with the log filter, such as `info` or `worker=debug,warn`.
+pub const LOG_VARIABLE: &str = "TIDEGATE_LOG";
+
+/// Starts logging to stderr. Call once, first thing in `main`.
+pub fn init_logs(default_filter: &str) {
+    let filter =
+        EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default_filter));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// Starts collecting metrics. The handle renders them for `/metrics`.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
+    Ok(PrometheusBuilder::new().install_recorder()?)
+}

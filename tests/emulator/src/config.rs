@@ -1,0 +1,385 @@
+//! Everything that can be set, in `emu.toml`, in code, or at run time through `POST /__emu/config`.
+//!
+//! All keys are optional and flat, so that one JSON object changes one number. An unknown key is an error.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Rule;
+use crate::generator::{EmptyRange, MAX_DAYS, Options, Profile};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The text is no TOML, or a key is unknown or has a value of the wrong type.
+    #[error("{0}")]
+    Parse(#[from] Box<toml::de::Error>),
+    /// A change sent to the running emulator has an unknown key or a wrong value.
+    #[error("{0}")]
+    Patch(#[from] serde_json::Error),
+    /// A value that cannot work.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The emulator's settings. The defaults are those of a small, healthy Search Console.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen; loopback only, because nothing here is protected. Port 0 takes a free one.
+    pub listen: SocketAddr,
+
+    /// The virtual time at start: it decides today's Pacific date, ages, retention and metadata.
+    pub now: Timestamp,
+    /// Whether the virtual clock runs, at the speed of the real one. Otherwise only admin calls move it.
+    pub clock_runs: bool,
+
+    /// Another seed, other content.
+    pub seed: u64,
+    /// The size of every site that does not name its own.
+    pub profile: Profile,
+    /// Age in days from which a day is final.
+    pub final_lag: i32,
+    /// Age in days of the day that `first_incomplete_date` names.
+    pub first_incomplete_age: i32,
+    /// How metadata keys are spelled.
+    pub spelling: Spelling,
+    /// The most rows of a day, type and grouping that can be read.
+    pub row_cap: usize,
+    /// How many days back rows are kept; at most 511.
+    pub retention_days: i32,
+    /// Days without any data.
+    pub empty: Vec<EmptyRange>,
+    /// The order of rows with equal clicks.
+    pub tie_mode: TieMode,
+    /// Whether texts are chosen to break careless clients.
+    pub nasty_text: bool,
+
+    /// The properties.
+    pub sites: Vec<Site>,
+    /// The service accounts whose signatures are accepted.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// The OAuth clients whose users may refresh.
+    pub oauth_clients: Vec<OauthClient>,
+    /// Accept every service account and any signature.
+    pub insecure_accept: bool,
+    /// How long access tokens live, in real seconds. 60 forces refreshes in the middle of a job.
+    pub token_life_s: u64,
+
+    /// Queries per site in 60 s; 0 is no limit, as for all limits here.
+    pub qpm_site: u64,
+    /// Queries per user in 60 s.
+    pub qpm_user: u64,
+    /// Queries of the whole project in 60 s.
+    pub qpm_project: u64,
+    /// Queries per site in 1 s: the undocumented burst cap.
+    pub qps_burst: u64,
+    /// Queries of the whole project in a day.
+    pub qpd_project: u64,
+    /// Limits the project like a new one: 60 queries in 60 s.
+    pub new_project: bool,
+    /// Load units per site in 600 s.
+    pub load_short: u64,
+    /// Load units per site in a day.
+    pub load_long: u64,
+    /// Whether refused queries use up quota too, so that a hammering client never recovers.
+    pub punish: bool,
+
+    /// What goes wrong.
+    pub faults: Vec<Rule>,
+    /// Another seed, other victims of rules with a probability, and other latencies.
+    pub fault_seed: u64,
+    /// How long answers take.
+    pub latency: Latency,
+
+    /// Memory for prepared rows and pages. Too little makes every page be made again.
+    pub cache_mb: u64,
+}
+
+/// Spelling of the metadata keys; both have been seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spelling {
+    /// `first_incomplete_date`.
+    Snake,
+    /// `firstIncompleteDate`.
+    Camel,
+}
+
+/// The order of rows with equal clicks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TieMode {
+    /// By impressions and key.
+    Stable,
+    /// Random in every answer, which breaks paging by offset on purpose.
+    ShufflePerRequest,
+}
+
+/// What the caller may do with a property.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Permission {
+    /// Everything.
+    SiteOwner,
+    /// Reads everything.
+    SiteFullUser,
+    /// Reads data.
+    SiteRestrictedUser,
+    /// Is listed, but reads nothing.
+    SiteUnverifiedUser,
+}
+
+/// A property.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// `sc-domain:example.com`, or an address with a trailing slash.
+    pub url: String,
+    /// What callers may do.
+    pub permission: Permission,
+    /// Its size, when it is not that of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// Who is a user of the property; everybody when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+}
+
+/// A service account that may ask for tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccount {
+    /// Its address, the `iss` of its assertions.
+    pub email: String,
+    /// Its RSA public key in PEM (`BEGIN PUBLIC KEY` or `BEGIN RSA PUBLIC KEY`).
+    pub public_key: String,
+}
+
+/// An OAuth client whose users may refresh their tokens. Any refresh token works but `revoked`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OauthClient {
+    /// Its id.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+}
+
+/// How long answers take; immediate by default.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "mode", deny_unknown_fields)]
+pub enum Latency {
+    /// As fast as possible.
+    #[default]
+    Off,
+    /// Always the same.
+    Fixed {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// Seeded and log-normal, like the real service.
+    Lognormal {
+        /// The median in milliseconds.
+        #[serde(default = "default_p50_ms")]
+        p50_ms: f64,
+        /// One answer in a hundred takes longer than this many milliseconds.
+        #[serde(default = "default_p99_ms")]
+        p99_ms: f64,
+        /// Milliseconds more for every thousand rows.
+        #[serde(default = "default_per_1000_rows_ms")]
+        per_1000_rows_ms: f64,
+    },
+}
+
+fn default_p50_ms() -> f64 {
+    350.0
+}
+
+fn default_p99_ms() -> f64 {
+    2500.0
+}
+
+fn default_per_1000_rows_ms() -> f64 {
+    20.0
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let content = Options::default();
+        let site = |url: &str, permission| Site {
+            url: url.to_owned(),
+            permission,
+            profile: None,
+            users: Vec::new(),
+        };
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            // 2026-03-01T18:00:00Z, the clock of the generator's golden vectors.
+            now: Timestamp::constant(1_772_388_000, 0),
+            clock_runs: false,
+            seed: content.seed,
+            profile: content.profile,
+            final_lag: content.final_lag,
+            first_incomplete_age: 1,
+            spelling: Spelling::Snake,
+            row_cap: content.row_cap,
+            retention_days: content.retention_days,
+            empty: content.empty,
+            tie_mode: TieMode::Stable,
+            nasty_text: content.nasty_text,
+            sites: vec![
+                site("sc-domain:alpha.example", Permission::SiteOwner),
+                site("https://beta.example/", Permission::SiteFullUser),
+                site("https://gamma.example/shop/", Permission::SiteRestrictedUser),
+                site("https://unverified.example/", Permission::SiteUnverifiedUser),
+            ],
+            service_accounts: Vec::new(),
+            oauth_clients: vec![OauthClient::default()],
+            insecure_accept: false,
+            token_life_s: 3599,
+            qpm_site: 1200,
+            qpm_user: 1200,
+            qpm_project: 40_000,
+            qps_burst: 20,
+            qpd_project: 30_000_000,
+            new_project: false,
+            load_short: 40_000,
+            load_long: 1_500_000,
+            punish: false,
+            faults: Vec::new(),
+            fault_seed: 42,
+            latency: Latency::Off,
+            cache_mb: 256,
+        }
+    }
+}
+
+impl Default for OauthClient {
+    fn default() -> Self {
+        Self {
+            client_id: "emulator.apps.googleusercontent.com".to_owned(),
+            client_secret: "emulator-secret".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::from_toml(&text)
+    }
+
+    /// Reads TOML text.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(Box::new)?;
+        config.check()
+    }
+
+    /// No quotas at all, for tests and benchmarks of other things.
+    #[must_use]
+    pub fn unlimited(self) -> Self {
+        Self {
+            qpm_site: 0,
+            qpm_user: 0,
+            qpm_project: 0,
+            qps_burst: 0,
+            qpd_project: 0,
+            new_project: false,
+            load_short: 0,
+            load_long: 0,
+            ..self
+        }
+    }
+
+    /// This configuration with the keys of `change` in place of its own.
+    pub(crate) fn patched(&self, change: serde_json::Map<String, serde_json::Value>) -> Result<Self, ConfigError> {
+        let mut all = serde_json::to_value(self)?;
+        if let Some(keys) = all.as_object_mut() {
+            keys.extend(change);
+        }
+        serde_json::from_value::<Self>(all)?.check()
+    }
+
+    pub(crate) fn check(self) -> Result<Self, ConfigError> {
+        let refuse = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
+        if !self.listen.ip().is_loopback() {
+            return refuse("listen", "only loopback addresses, nothing here is protected");
+        }
+        if !(1..=MAX_DAYS).contains(&self.retention_days) {
+            return refuse("retention_days", "must be 1 to 511");
+        }
+        if !(0..=self.retention_days).contains(&self.final_lag) {
+            return refuse("final_lag", "must be 0 to retention_days");
+        }
+        if let Some(problem) = self.faults.iter().find_map(Rule::problem) {
+            return refuse("faults", &problem);
+        }
+        if let Latency::Lognormal { p50_ms, p99_ms, per_1000_rows_ms } = self.latency
+            && !(p50_ms > 0.0 && p99_ms >= p50_ms && per_1000_rows_ms >= 0.0)
+        {
+            return refuse("latency", "needs 0 < p50_ms <= p99_ms and per_1000_rows_ms >= 0");
+        }
+        Ok(self)
+    }
+
+    /// What decides the content of one site.
+    pub(crate) fn content(&self, profile: Option<Profile>) -> Options {
+        Options {
+            seed: self.seed,
+            profile: profile.unwrap_or(self.profile),
+            final_lag: self.final_lag,
+            retention_days: self.retention_days,
+            row_cap: self.row_cap,
+            empty: self.empty.clone(),
+            nasty_text: self.nasty_text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_written_down_and_read_again() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        let read = Config::from_toml(&text).unwrap();
+        assert_eq!(read.now.to_string(), "2026-03-01T18:00:00Z");
+        assert_eq!(read.sites.len(), 4);
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused() {
+        for text in ["qpm = 1", "listen = \"0.0.0.0:80\"", "retention_days = 600", "[[faults]]\np = 0.1"] {
+            assert!(Config::from_toml(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_patch_replaces_single_keys() {
+        let change = serde_json::json!({"qps_burst": 8}).as_object().cloned().unwrap();
+        let patched = Config::default().patched(change).unwrap();
+        assert_eq!((patched.qps_burst, patched.qpm_site), (8, 1200));
+        let unknown = serde_json::json!({"qps": 8}).as_object().cloned().unwrap();
+        assert!(Config::default().patched(unknown).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! A local stand-in for Google's Search Console API.
+
+pub mod generator;

@@ -1,0 +1,98 @@
+//! What a pipeline does with one batch: the trait that every kind of work implements.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use shared::batch::Batch;
+use shared::outcome::{FollowUp, Statistics};
+use tokio_util::sync::CancellationToken;
+
+use crate::jobs::search_console::slice_rows::Slice;
+
+/// A kind of work: turns one payload into rows, follow-ups and statistics.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// The payload's shape. One that does not fit it fails the batch, with the reason `bad_payload`.
+    type Input: DeserializeOwned + Send;
+
+    /// Does the work. It may be called more than once for the same batch (a worker died, an attempt was
+    /// retried); what it *returns* takes effect once, so it should have no other effects, or harmless ones.
+    async fn handle(&self, input: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError>;
+}
+
+/// What a handler knows about the batch it works on.
+#[derive(Debug, Clone)]
+pub struct BatchContext {
+    /// The batch as delivered: ids, key, attempt, and the payload before it was parsed.
+    pub batch: Batch,
+    /// When the pipeline's deadline ends this attempt.
+    pub deadline: Instant,
+    /// Cancelled when the attempt's result is no longer wanted: deadline, second signal.
+    pub cancelled: CancellationToken,
+}
+
+/// What one batch produced.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// What goes into the sink.
+    pub rows: Rows,
+    /// Batches to run next, in the same run.
+    pub follow_ups: Vec<FollowUp>,
+    /// Named counts, summed over the run.
+    pub statistics: Statistics,
+}
+
+/// Rows in a form that the sink stores without looking inside.
+#[derive(Debug, Default)]
+pub enum Rows {
+    /// Nothing to store but the commit marker.
+    #[default]
+    None,
+    /// JSON documents, one a row, for the `results` table.
+    Json(Vec<Box<RawValue>>),
+    /// One slice of Search Analytics, which replaces what the sink has of it.
+    Slice(Box<Slice>),
+}
+
+/// Why a batch was not done, and so what happens next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandlerError {
+    /// It may work another time. Burns an attempt.
+    #[error("{error}")]
+    Retry {
+        /// What went wrong, for a person.
+        error: String,
+        /// How long to wait; `None` leaves it to the pipeline's backoff.
+        after: Option<Duration>,
+    },
+    /// A limited service said "not now". Burns no attempt.
+    #[error("throttled: {reason}")]
+    Throttled {
+        /// Which limit, for a person.
+        reason: String,
+        /// How long to hold the batch back.
+        after: Duration,
+    },
+    /// It would fail again: the batch is dead.
+    #[error("{error}")]
+    Fail {
+        /// A closed word for counting and filtering: `bad_payload`, `permission_lost`, …
+        reason: &'static str,
+        /// What went wrong, for a person.
+        error: String,
+    },
+}
+
+impl HandlerError {
+    /// It may work another time; the pipeline's backoff says when.
+    pub fn retry(error: impl Into<String>) -> Self {
+        Self::Retry { error: error.into(), after: None }
+    }
+
+    /// It would fail again.
+    pub fn fail(reason: &'static str, error: impl Into<String>) -> Self {
+        Self::Fail { reason, error: error.into() }
+    }
+}

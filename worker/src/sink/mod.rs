@@ -1,0 +1,77 @@
+//! Where results are stored. A sink takes a batch's rows and its commit marker in one transaction,
+//! and the first marker of a batch wins: that is what makes effects happen exactly once.
+
+use async_trait::async_trait;
+use shared::id::BatchId;
+use shared::name::{Attempt, Instance};
+use shared::outcome::Completed;
+
+use crate::handler::Rows;
+
+/// Where results are stored.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// The outcome that was stored with this batch's rows, if they are in.
+    async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError>;
+
+    /// Stores rows and marker in one transaction, unless the batch's marker is there already: then nothing
+    /// is written. Either way the answer is the outcome to report. When the answer of a commit was lost,
+    /// the marker is read again before anything is said.
+    ///
+    /// The sink adds what it alone knows to the statistics: `rows_written`, `slices_unchanged`.
+    async fn commit(&self, marker: Marker, rows: Rows) -> Result<Committed, SinkError>;
+}
+
+/// Who stores what: the row that says a batch's results are in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Marker {
+    /// Which batch. The marker is keyed by it alone.
+    pub batch: BatchId,
+    /// Which attempt produced the rows.
+    pub attempt: Attempt,
+    /// Which worker.
+    pub writer: Instance,
+    /// What to report, now and whenever the batch is delivered again.
+    pub completed: Completed,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    /// The rows are in, by this call.
+    Now(Completed),
+    /// The rows were in already; this is what was reported for them.
+    Before(Completed),
+}
+
+impl Committed {
+    /// The outcome to report, whoever stored it.
+    #[must_use]
+    pub fn into_completed(self) -> Completed {
+        match self {
+            Self::Now(completed) | Self::Before(completed) => completed,
+        }
+    }
+}
+
+/// Why nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The database is away, locked or slow: the batch is fine and can be stored later.
+    #[error("the sink is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// The database refuses these rows, and would again.
+    #[error("the sink refuses the rows: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// The stored marker cannot be read.
+    #[error("the commit marker of batch {batch} is damaged: {problem}")]
+    DamagedMarker {
+        /// Whose marker.
+        batch: BatchId,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The database's tables are not this program's.
+    #[error("the sink's tables cannot be set up: {0}")]
+    Schema(String),
+}
