@@ -46,14 +46,19 @@ impl Fleet {
         if presence.leaving {
             self.workers.remove(&presence.worker);
         } else {
-            self.workers.insert(presence.worker.clone(), Seen { presence, at: now });
+            self.workers
+                .insert(presence.worker.clone(), Seen { presence, at: now });
         }
     }
 
     /// Forgets and returns the workers that fell silent without saying goodbye.
     pub fn forget_silent(&mut self, now: Instant) -> Vec<Instance> {
         let silent = |seen: &Seen| now.duration_since(seen.at) > GONE_AFTER;
-        let gone: Vec<_> = self.workers.extract_if(.., |_, seen| silent(seen)).map(|(name, _)| name).collect();
+        let gone: Vec<_> = self
+            .workers
+            .extract_if(.., |_, seen| silent(seen))
+            .map(|(name, _)| name)
+            .collect();
         gone
     }
 
@@ -97,7 +102,10 @@ mod tests {
         Presence {
             worker: Instance::from(name.to_owned()),
             version: "1".into(),
-            pipelines: vec![PipelineName::new("a").unwrap(), PipelineName::new("b").unwrap()],
+            pipelines: vec![
+                PipelineName::new("a").unwrap(),
+                PipelineName::new("b").unwrap(),
+            ],
             slots,
             holding: vec![],
             draining: false,
@@ -111,7 +119,13 @@ mod tests {
         let mut fleet = Fleet::default();
         fleet.hear(presence("w1", 4), now);
         fleet.hear(presence("w2", 8), now);
-        fleet.hear(Presence { draining: true, ..presence("w3", 100) }, now);
+        fleet.hear(
+            Presence {
+                draining: true,
+                ..presence("w3", 100)
+            },
+            now,
+        );
         assert_eq!(fleet.slots()[&PipelineName::new("a").unwrap()], 12);
     }
 
@@ -122,10 +136,20 @@ mod tests {
         fleet.hear(presence("w1", 4), now);
         fleet.hear(presence("w2", 4), now + GONE_AFTER);
         fleet.hear(presence("w3", 4), now + GONE_AFTER);
-        fleet.hear(Presence { leaving: true, ..presence("w3", 4) }, now + GONE_AFTER);
+        fleet.hear(
+            Presence {
+                leaving: true,
+                ..presence("w3", 4)
+            },
+            now + GONE_AFTER,
+        );
         let late = now + GONE_AFTER + Duration::from_secs(1);
         assert_eq!(fleet.forget_silent(late), [Instance::from("w1".to_owned())]);
-        let left: Vec<_> = fleet.workers(late).into_iter().map(|w| w.worker.to_string()).collect();
+        let left: Vec<_> = fleet
+            .workers(late)
+            .into_iter()
+            .map(|w| w.worker.to_string())
+            .collect();
         assert_eq!(left, ["w2"]);
     }
 }

@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Tidegate's coordinator.
+//!
+//! It keeps state and computes nothing else: [`submission`] records a run, [`dispatch`] lets out as much
+//! as the fleet can take, [`settlement`] records what became of it. The three meet at the [`ledger`] and
+//! never call each other; a [`notice`] tells the dispatcher when to look again. [`api`] is for people and
+//! programs, [`app`] wires it all.
+
+pub mod dispatch;
+pub mod fleet;
+pub mod ledger;
+pub mod notice;
+pub mod run;

@@ -1,11 +1,15 @@
 //! The words of the Search Console job that its submitter (the CLI) and its handlers (the worker)
 //! must spell alike. Facts: Google's Search Analytics API reference, `searchanalytics.query`.
 
+mod property;
+
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
+
+pub use property::{PropertyError, normalize_property};
 
 /// The pipeline of the first stage: one batch a property, which finds out what days exist.
 pub const PLAN_PIPELINE: &str = "gsc.plan";
@@ -233,7 +237,8 @@ pub enum Days {
 /// The payload of a `gsc.plan` batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanPayload {
-    /// The property, as Search Console spells it: `https://example.com/` or `sc-domain:example.com`.
+    /// The property: `https://example.com/` or `sc-domain:example.com`. Other spellings that
+    /// [`normalize_property`] understands are accepted.
     pub property: String,
     /// Which days.
     pub days: Days,
@@ -263,6 +268,9 @@ pub struct SlicePayload {
     /// Clicks of that day by the plan's own `[date]` request: what a set without `query` must add up to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_clicks: Option<u64>,
+    /// Impressions by the same request: what a set without `page` and `query` must add up to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_impressions: Option<u64>,
     /// The first day that Google calls incomplete, when it named one: days from there on are not final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_incomplete: Option<Date>,

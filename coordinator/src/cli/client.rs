@@ -1,0 +1,306 @@
+//! The coordinator's HTTP API, as this program uses it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use coordinator::fleet::Worker;
+use coordinator::run::{DeadBatch, Priority, Run, RunState};
+use reqwest::{Body, RequestBuilder, Response, StatusCode, header, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use shared::id::RunId;
+use shared::name::PipelineName;
+use url::Url;
+
+use crate::args::Common;
+use crate::failure::Failure;
+
+/// Variable with the API token.
+const TOKEN_VARIABLE: &str = "TIDEGATE_TOKEN";
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to a question. Submissions are not limited: stdin may be slow.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Speaks to one coordinator.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<SecretString>,
+}
+
+/// How a run is to be made.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    /// Which pipeline does the work.
+    pub(crate) pipeline: PipelineName,
+    /// Which of a key's runs goes first.
+    pub(crate) priority: Priority,
+    /// The same key gives the same run.
+    pub(crate) idempotency_key: String,
+}
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// No connection, or it broke before the answer.
+    #[error(
+        "cannot reach the coordinator at {url} ({problem}): check that `coordinator` runs and listens there; \
+         --url or TIDEGATE_URL says where to look"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        url: Url,
+        /// What the network said.
+        problem: String,
+    },
+    /// It answers, and cannot do it now.
+    #[error("the coordinator at {url} takes nothing now: {problem}; try again later")]
+    Busy {
+        /// Who answered.
+        url: Url,
+        /// What it said.
+        problem: Problem,
+    },
+    /// The token is missing or wrong.
+    #[error("the coordinator at {url} does not accept the token: {problem}; set TIDEGATE_TOKEN or --token-file")]
+    Unauthorized {
+        /// Who answered.
+        url: Url,
+        /// What it said.
+        problem: Problem,
+    },
+    /// It will not do it.
+    #[error("{0}")]
+    Refused(Problem),
+    /// Somebody else answered.
+    #[error("what answers at {url} is no Tidegate coordinator of this version ({problem}): check --url or TIDEGATE_URL")]
+    NotTidegate {
+        /// Who answered.
+        url: Url,
+        /// What was unexpected.
+        problem: String,
+    },
+}
+
+impl ApiError {
+    /// Whether the same question may be answered later: the coordinator is being restarted or is busy.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+    }
+}
+
+/// The coordinator's own words (`application/problem+json`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Problem {
+    title: String,
+    code: String,
+    detail: String,
+    line: Option<u64>,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.detail.is_empty() { &self.title } else { &self.detail })?;
+        if let Some(line) = self.line {
+            write!(f, " (batch {line} of the submission)")?;
+        }
+        if !self.code.is_empty() {
+            write!(f, " [{}]", self.code)?;
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Prepares to speak to the coordinator that the command line names. Opens no connection.
+    pub(crate) fn new(common: &Common) -> Result<Self, Failure> {
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(redirect::Policy::none());
+        if common.url.scheme() == "http" {
+            // Without this, a machine without CA certificates could not even speak plain HTTP.
+            http = http.tls_certs_only([]);
+        }
+        if is_loopback(&common.url) {
+            http = http.no_proxy();
+        }
+        let http = http
+            .build()
+            .map_err(|e| Failure::config(format!("cannot set up HTTP: {}", root_cause(&e))))?;
+        let token = token(common.token_file.as_deref())?;
+        Ok(Self { http, base: common.url.clone(), token })
+    }
+
+    /// Submits a run whose batches are streamed. It exists only if this succeeds, or if the connection
+    /// broke after the last byte: then the idempotency key tells.
+    pub(crate) async fn submit(&self, submission: &Submission, batches: Body) -> Result<Run, ApiError> {
+        let url = self.url(&["runs"]);
+        let request = self
+            .http
+            .post(url)
+            .query(&[
+                ("pipeline", submission.pipeline.as_str()),
+                ("priority", submission.priority.as_str()),
+            ])
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .header("Idempotency-Key", &submission.idempotency_key)
+            .body(batches);
+        self.answer(request).await
+    }
+
+    /// One run.
+    pub(crate) async fn run(&self, id: RunId) -> Result<Run, ApiError> {
+        self.get(&["runs", &id.to_string()], &[]).await
+    }
+
+    /// The newest runs.
+    pub(crate) async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, ApiError> {
+        #[derive(Deserialize)]
+        struct Runs {
+            runs: Vec<Run>,
+        }
+        let query = [("limit", Some(limit.to_string())), ("state", state.map(|s| s.to_string()))];
+        let Runs { runs } = self.get(&["runs"], &query).await?;
+        Ok(runs)
+    }
+
+    /// Dead batches, of one run or pipeline where that is named.
+    pub(crate) async fn dead(
+        &self,
+        run: Option<RunId>,
+        pipeline: Option<&PipelineName>,
+        limit: u32,
+    ) -> Result<Vec<DeadBatch>, ApiError> {
+        #[derive(Deserialize)]
+        struct Dead {
+            dead: Vec<DeadBatch>,
+        }
+        let query = [
+            ("run", run.map(|id| id.to_string())),
+            ("pipeline", pipeline.map(ToString::to_string)),
+            ("limit", Some(limit.to_string())),
+        ];
+        let Dead { dead } = self.get(&["dead"], &query).await?;
+        Ok(dead)
+    }
+
+    /// The live workers.
+    pub(crate) async fn workers(&self) -> Result<Vec<Worker>, ApiError> {
+        #[derive(Deserialize)]
+        struct Workers {
+            workers: Vec<Worker>,
+        }
+        let Workers { workers } = self.get(&["workers"], &[]).await?;
+        Ok(workers)
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, Option<String>)],
+    ) -> Result<T, ApiError> {
+        let request = self.http.get(self.url(path)).query(query).timeout(ANSWER_TIMEOUT);
+        self.answer(request).await
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .expect("an http URL has a path")
+            .pop_if_empty()
+            .extend(["api", "v1"])
+            .extend(path);
+        url
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, mut request: RequestBuilder) -> Result<T, ApiError> {
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let unreachable = |error: &reqwest::Error| ApiError::Unreachable {
+            url: self.base.clone(),
+            problem: root_cause(error),
+        };
+        let response = request.send().await.map_err(|e| unreachable(&e))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.refusal(response).await);
+        }
+        let body = response.bytes().await.map_err(|e| unreachable(&e))?;
+        serde_json::from_slice(&body).map_err(|e| ApiError::NotTidegate {
+            url: self.base.clone(),
+            problem: e.to_string(),
+        })
+    }
+
+    async fn refusal(&self, response: Response) -> ApiError {
+        let url = self.base.clone();
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+        // A proxy in between has its own error pages, so 5xx counts without a problem document too.
+        let busy = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let said = |problem: Option<Problem>| {
+            problem.unwrap_or_else(|| Problem { title: status.to_string(), ..Problem::default() })
+        };
+        match problem {
+            problem if busy => ApiError::Busy { url, problem: said(problem) },
+            problem if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN => {
+                ApiError::Unauthorized { url, problem: said(problem) }
+            }
+            Some(problem) => ApiError::Refused(problem),
+            None => ApiError::NotTidegate { url, problem: status.to_string() },
+        }
+    }
+}
+
+/// The token from the file if one is named, else from the environment.
+fn token(file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
+    let (source, text) = match file {
+        Some(path) => {
+            let source = format!("the token file {}", path.display());
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Failure::config(format!("cannot read {source}: {e}")))?;
+            (source, text)
+        }
+        None => match std::env::var(TOKEN_VARIABLE) {
+            Ok(text) => (TOKEN_VARIABLE.to_owned(), text),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(Failure::config(format!("{TOKEN_VARIABLE} is no UTF-8")));
+            }
+        },
+    };
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("{source} holds no token: one word of visible ASCII characters is expected");
+        return Err(Failure::config(message));
+    }
+    Ok(Some(SecretString::from(text)))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// The innermost reason: the outer ones only repeat the URL.
+fn root_cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

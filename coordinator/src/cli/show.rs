@@ -1,0 +1,154 @@
+//! Results as people read them: tables on stdout.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use coordinator::fleet::Worker;
+use coordinator::run::{DeadBatch, Run};
+use indicatif::{HumanCount, HumanDuration};
+use jiff::Timestamp;
+
+/// Longest error text in a table cell; `--json` has all of it.
+const SHOWN_ERROR_CHARS: usize = 200;
+
+/// One run, a fact a line.
+pub(crate) fn run(run: &Run) -> String {
+    let batches = &run.batches;
+    let mut table = table();
+    let mut fact = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    fact("run", run.run.to_string());
+    fact("pipeline", run.pipeline.to_string());
+    fact("state", run.state.to_string());
+    fact("priority", run.priority.to_string());
+    for (name, count) in [
+        ("accepted", batches.accepted),
+        ("pending", batches.pending),
+        ("out", batches.out),
+        ("completed", batches.completed),
+        ("dead", batches.dead),
+        ("cancelled", batches.cancelled),
+        ("retries", run.retries),
+        ("rows", run.rows),
+    ] {
+        fact(name, HumanCount(count).to_string());
+    }
+    for (name, count) in &run.statistics {
+        fact(&printable(name), HumanCount(*count).to_string());
+    }
+    fact("created", time(run.created_at));
+    if let Some(finished_at) = run.finished_at {
+        fact("finished", time(finished_at));
+        let took = finished_at.duration_since(run.created_at).unsigned_abs();
+        fact("took", HumanDuration(took).to_string());
+    }
+    text(table)
+}
+
+/// Runs, one a line.
+pub(crate) fn runs(runs: &[Run]) -> String {
+    let mut table = table();
+    table.set_header(["RUN", "PIPELINE", "STATE", "DONE", "OF", "DEAD", "ROWS", "CREATED"]);
+    for run in runs {
+        table.add_row([
+            run.run.to_string(),
+            run.pipeline.to_string(),
+            run.state.to_string(),
+            run.batches.finished().to_string(),
+            run.batches.accepted.to_string(),
+            run.batches.dead.to_string(),
+            run.rows.to_string(),
+            time(run.created_at),
+        ]);
+    }
+    text(table)
+}
+
+/// Dead batches, one a line.
+pub(crate) fn dead(batches: &[DeadBatch]) -> String {
+    let mut table = table();
+    table.set_header(["BATCH", "PIPELINE", "KEY", "ATTEMPTS", "DIED", "REASON", "ERROR"]);
+    for batch in batches {
+        table.add_row([
+            batch.batch.to_string(),
+            batch.pipeline.to_string(),
+            printable(batch.key.as_str()),
+            batch.attempts.to_string(),
+            time(batch.died_at),
+            printable(&batch.reason),
+            shorten(&printable(&batch.error)),
+        ]);
+    }
+    text(table)
+}
+
+/// One dead batch in a sentence, for stderr.
+pub(crate) fn dead_line(batch: &DeadBatch) -> String {
+    format!(
+        "dead: {} key {}: {}: {}",
+        batch.batch,
+        printable(batch.key.as_str()),
+        printable(&batch.reason),
+        shorten(&printable(&batch.error)),
+    )
+}
+
+/// Workers, one a line.
+pub(crate) fn workers(workers: &[Worker]) -> String {
+    let mut table = table();
+    table.set_header(["WORKER", "VERSION", "SLOTS", "HOLDING", "STATE", "SEEN", "PIPELINES"]);
+    for worker in workers {
+        let pipelines: Vec<_> = worker.pipelines.iter().map(ToString::to_string).collect();
+        table.add_row([
+            printable(worker.worker.as_str()),
+            printable(&worker.version),
+            worker.slots.to_string(),
+            worker.holding.len().to_string(),
+            if worker.draining { "draining" } else { "working" }.to_owned(),
+            format!("{} ms ago", worker.seen_ms_ago),
+            pipelines.join(","),
+        ]);
+    }
+    text(table)
+}
+
+/// No lines around the cells: `awk` and `column` can read it.
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+fn text(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// Text from elsewhere must not steer the terminal, nor break a table.
+fn printable(text: &str) -> String {
+    let harmless = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().map(harmless).collect()
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_ERROR_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_elsewhere_cannot_steer_the_terminal() {
+        assert_eq!(printable("\u{1b}[31mred\r\nnext\u{7}"), " [31mred  next");
+        assert!(shorten(&"ä".repeat(1_000)).chars().count() == SHOWN_ERROR_CHARS + 1);
+    }
+}

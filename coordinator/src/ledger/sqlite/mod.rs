@@ -1,0 +1,126 @@
+//! The ledger in one SQLite file.
+//!
+//! One connection writes, a few read. Every write is one `BEGIN IMMEDIATE` transaction over a whole group:
+//! ids travel as one JSON array, so a group of a thousand costs one statement, not a thousand.
+
+mod dispatch;
+mod row;
+mod settlement;
+mod submission;
+mod views;
+
+use std::path::Path;
+use std::time::Duration;
+
+use shared::id::BatchId;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use super::LedgerError;
+
+/// How long a write waits while another process holds the file's lock (a backup, a shell).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections for the API's questions and the dispatcher's pages.
+const READERS: u32 = 4;
+/// Bytes of WAL after which SQLite copies it into the file: a few seconds of full load, so that a page
+/// that changes twice is copied once.
+const CHECKPOINT_PAGES: &str = "8000";
+
+/// The ledger in one SQLite file.
+#[derive(Debug, Clone)]
+pub struct SqliteLedger {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteLedger {
+    /// Opens or creates the file, brings its tables up to date, and removes what a crash left half submitted.
+    pub async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let setup = |problem: String| LedgerError::Setup {
+            address: format!("sqlite://{}", path.display()),
+            problem,
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .map_err(|e| setup(format!("cannot create the folder: {e}")))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A run that was accepted survives a power cut, so every commit is synced.
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = |size| {
+            SqlitePoolOptions::new()
+                .max_connections(size)
+                .acquire_timeout(BUSY_TIMEOUT)
+        };
+        let writer = pool(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(|e| setup(e.to_string()))?;
+        sqlx::migrate!("migrations/ledger/sqlite")
+            .run(&writer)
+            .await
+            .map_err(|e| setup(e.to_string()))?;
+        let readers = pool(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(|e| setup(e.to_string()))?;
+        let ledger = Self { writer, readers };
+        ledger.remove_half_submitted().await?;
+        Ok(ledger)
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, LedgerError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// Ids as the JSON array of hex texts that `unhex(value) FROM json_each(?)` reads back.
+fn id_array<'a>(ids: impl IntoIterator<Item = &'a BatchId>) -> String {
+    let mut json = String::from("[");
+    for id in ids {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        json.push('"');
+        push_hex(&mut json, id.as_bytes());
+        json.push('"');
+    }
+    json.push(']');
+    json
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::conformance;
+
+    struct Files(tempfile::TempDir);
+
+    impl conformance::Backend for Files {
+        type Ledger = SqliteLedger;
+
+        async fn open(&self) -> SqliteLedger {
+            SqliteLedger::open(&self.0.path().join("folder/ledger.db"))
+                .await
+                .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_the_conformance_suite() {
+        conformance::run(|| Files(tempfile::tempdir().unwrap())).await;
+    }
+}

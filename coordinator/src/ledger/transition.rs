@@ -1,0 +1,459 @@
+//! The states of a batch and every legal change between them: the only place that says so.
+//!
+//! Pure: what is stored and what happened go in, what to store comes out.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::backoff::Backoff;
+use shared::id::BatchId;
+use shared::name::Attempt;
+use shared::outcome::{FollowUp, Statistics};
+
+use super::Effect;
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Waiting to be dispatched.
+    Pending,
+    /// Published and not settled.
+    Out,
+    /// Done.
+    Completed,
+    /// Given up.
+    Dead,
+    /// Called off.
+    Cancelled,
+}
+
+/// What the ledger has of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it stands.
+    pub state: State,
+    /// The last attempt that the ledger knows of.
+    pub attempt: Attempt,
+    /// How many attempts failed.
+    pub failures: u32,
+    /// How often it was handed back without a verdict.
+    pub releases: u32,
+}
+
+/// An outcome with all that is needed to settle it.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// Whose outcome.
+    pub batch: BatchId,
+    /// Of which attempt.
+    pub attempt: Attempt,
+    /// What should become of the batch.
+    pub verdict: Verdict,
+}
+
+/// What should become of a batch, if its attempt is the current one.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// It is done.
+    Complete {
+        /// Rows that it stands for.
+        rows: u64,
+        /// What else was counted.
+        statistics: Statistics,
+        /// What it asks for.
+        follow_ups: Vec<FollowUp>,
+    },
+    /// It failed and may be tried again, as often as the policy allows.
+    Retry {
+        /// What went wrong.
+        error: String,
+        /// The handler's wish; otherwise the policy's backoff decides.
+        after: Option<Duration>,
+        /// How often and how long.
+        policy: RetryPolicy,
+        /// A random number between 0 and 1 for the jitter.
+        random: f64,
+    },
+    /// It goes out again later and no attempt is burnt: a limit was reached.
+    Hold {
+        /// Which one.
+        reason: String,
+        /// How long to hold it back.
+        after: Duration,
+    },
+    /// It goes out again later and no attempt is burnt: this worker could not run it.
+    Release {
+        /// Why not.
+        reason: String,
+    },
+    /// It is dead.
+    Kill {
+        /// In one closed word.
+        reason: String,
+        /// For a person.
+        error: String,
+    },
+}
+
+/// How often and how long a pipeline tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Failures after which a batch is dead.
+    pub max_attempts: u32,
+    /// Delays between them.
+    pub backoff: Backoff,
+}
+
+/// Reason of a batch that failed too often.
+pub const ATTEMPTS_EXHAUSTED: &str = "attempts_exhausted";
+/// Times that a batch may be handed back before it is dead: with [`RELEASE_DELAY`], a rolling upgrade
+/// has about 25 minutes to bring a worker that can run it.
+const MAX_RELEASES: u32 = 100;
+/// How long a batch that was handed back waits for a worker that can run it.
+const RELEASE_DELAY: Duration = Duration::from_secs(15);
+
+/// What settling does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What it means for the batch.
+    pub effect: Effect,
+    /// What to store; `None` when nothing changes.
+    pub store: Option<Update>,
+}
+
+/// What to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// State and counts.
+    pub stored: Stored,
+    /// Pending: when it may go out. Otherwise: now.
+    pub due: Timestamp,
+    /// Why it is dead or waits, in one word.
+    pub reason: Option<String>,
+    /// The same, for a person.
+    pub error: Option<String>,
+}
+
+/// Whether an attempt that was published is to be recorded as out.
+///
+/// | stored | this attempt is the next one | not newer than the stored one | any other |
+/// |---|---|---|---|
+/// | pending | out | nothing: settled first | nothing |
+/// | out, final | nothing | nothing | nothing |
+#[must_use]
+pub fn record_out(stored: &Stored, attempt: Attempt) -> Option<Stored> {
+    let expected = stored.state == State::Pending && attempt == stored.attempt.next();
+    expected.then_some(Stored {
+        state: State::Out,
+        attempt,
+        ..*stored
+    })
+}
+
+/// What an outcome does.
+///
+/// | stored | outcome of the current attempt | of an older one | of one never made |
+/// |---|---|---|---|
+/// | pending | settles (it overtook its own recording: the next attempt is current) | stale | unknown |
+/// | out | settles | stale | unknown |
+/// | completed | duplicate | duplicate | duplicate |
+/// | dead, cancelled | `Complete` wins late, else duplicate | the same | unknown |
+///
+/// A late `Complete` wins because its rows are in the sink: calling it anything else would be untrue.
+#[must_use]
+pub fn settle(stored: &Stored, outcome: &Judged, now: Timestamp) -> Change {
+    let nothing = |effect| Change {
+        effect,
+        store: None,
+    };
+    let newest = match stored.state {
+        State::Pending => stored.attempt.next(),
+        _ => stored.attempt,
+    };
+    match stored.state {
+        State::Completed => nothing(Effect::Duplicate),
+        _ if outcome.attempt > newest => nothing(Effect::Unknown),
+        State::Dead | State::Cancelled => match outcome.verdict {
+            Verdict::Complete { .. } => Change {
+                effect: Effect::CompletedLate,
+                store: Some(completed(stored, now)),
+            },
+            _ => nothing(Effect::Duplicate),
+        },
+        State::Pending | State::Out if outcome.attempt < newest => nothing(Effect::Stale),
+        State::Pending | State::Out => apply(
+            &Stored {
+                attempt: outcome.attempt,
+                ..*stored
+            },
+            &outcome.verdict,
+            now,
+        ),
+    }
+}
+
+fn apply(stored: &Stored, verdict: &Verdict, now: Timestamp) -> Change {
+    match verdict {
+        Verdict::Complete { .. } => Change {
+            effect: Effect::Completed,
+            store: Some(completed(stored, now)),
+        },
+        Verdict::Retry {
+            error,
+            after,
+            policy,
+            random,
+        } => {
+            let failures = stored.failures + 1;
+            let stored = Stored {
+                failures,
+                ..*stored
+            };
+            if failures >= policy.max_attempts {
+                return dead(&stored, now, ATTEMPTS_EXHAUSTED, error);
+            }
+            let delay = after.unwrap_or_else(|| policy.backoff.delay(failures, *random));
+            again(&stored, now, delay, "retry", error)
+        }
+        Verdict::Hold { reason, after } => again(stored, now, *after, "throttled", reason),
+        Verdict::Release { reason } => {
+            let releases = stored.releases + 1;
+            let stored = Stored {
+                releases,
+                ..*stored
+            };
+            if releases > MAX_RELEASES {
+                return dead(&stored, now, reason, "no worker could run it");
+            }
+            again(
+                &stored,
+                now,
+                RELEASE_DELAY,
+                reason,
+                "no worker could run it yet",
+            )
+        }
+        Verdict::Kill { reason, error } => dead(stored, now, reason, error),
+    }
+}
+
+fn completed(stored: &Stored, now: Timestamp) -> Update {
+    Update {
+        stored: Stored {
+            state: State::Completed,
+            ..*stored
+        },
+        due: now,
+        reason: None,
+        error: None,
+    }
+}
+
+fn again(stored: &Stored, now: Timestamp, delay: Duration, reason: &str, error: &str) -> Change {
+    let update = Update {
+        stored: Stored {
+            state: State::Pending,
+            ..*stored
+        },
+        due: later(now, delay),
+        reason: Some(reason.to_owned()),
+        error: Some(error.to_owned()),
+    };
+    Change {
+        effect: Effect::Again,
+        store: Some(update),
+    }
+}
+
+fn dead(stored: &Stored, now: Timestamp, reason: &str, error: &str) -> Change {
+    let update = Update {
+        stored: Stored {
+            state: State::Dead,
+            ..*stored
+        },
+        due: now,
+        reason: Some(reason.to_owned()),
+        error: Some(error.to_owned()),
+    };
+    Change {
+        effect: Effect::Dead,
+        store: Some(update),
+    }
+}
+
+fn later(now: Timestamp, delay: Duration) -> Timestamp {
+    now.checked_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);
+
+    fn stored(state: State, attempt: u32) -> Stored {
+        Stored {
+            state,
+            attempt: Attempt::new(attempt),
+            failures: 0,
+            releases: 0,
+        }
+    }
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: 3,
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        }
+    }
+
+    fn verdicts() -> [Verdict; 5] {
+        [
+            Verdict::Complete {
+                rows: 1,
+                statistics: Statistics::new(),
+                follow_ups: vec![],
+            },
+            Verdict::Retry {
+                error: "e".into(),
+                after: None,
+                policy: policy(),
+                random: 1.0,
+            },
+            Verdict::Hold {
+                reason: "quota".into(),
+                after: Duration::from_secs(9),
+            },
+            Verdict::Release {
+                reason: "unsupported_version".into(),
+            },
+            Verdict::Kill {
+                reason: "failed".into(),
+                error: "e".into(),
+            },
+        ]
+    }
+
+    fn judged(attempt: u32, verdict: &Verdict) -> Judged {
+        Judged {
+            batch: BatchId::generate(),
+            attempt: Attempt::new(attempt),
+            verdict: verdict.clone(),
+        }
+    }
+
+    /// Every state × every verdict × an older, the current, and a never-made attempt.
+    #[test]
+    fn the_whole_table() {
+        use Effect::{Again, Completed, CompletedLate, Dead, Duplicate, Stale, Unknown};
+        let current = [Completed, Again, Again, Again, Dead];
+        let late = [CompletedLate, Duplicate, Duplicate, Duplicate, Duplicate];
+        let rows: [(Stored, u32, [Effect; 5]); 14] = [
+            (stored(State::Pending, 1), 1, [Stale; 5]),
+            (stored(State::Pending, 1), 2, current),
+            (stored(State::Pending, 1), 3, [Unknown; 5]),
+            (stored(State::Out, 2), 1, [Stale; 5]),
+            (stored(State::Out, 2), 2, current),
+            (stored(State::Out, 2), 3, [Unknown; 5]),
+            (stored(State::Completed, 2), 1, [Duplicate; 5]),
+            (stored(State::Completed, 2), 2, [Duplicate; 5]),
+            (stored(State::Completed, 2), 3, [Duplicate; 5]),
+            (stored(State::Dead, 2), 1, late),
+            (stored(State::Dead, 2), 2, late),
+            (stored(State::Dead, 2), 3, [Unknown; 5]),
+            (stored(State::Cancelled, 2), 2, late),
+            (stored(State::Cancelled, 2), 3, [Unknown; 5]),
+        ];
+        for (stored, attempt, expected) in rows {
+            let effects =
+                verdicts().map(|verdict| settle(&stored, &judged(attempt, &verdict), NOW).effect);
+            assert_eq!(
+                effects, expected,
+                "{stored:?}, outcome of attempt {attempt}"
+            );
+        }
+    }
+
+    #[test]
+    fn effects_without_a_change_store_nothing() {
+        for state in [
+            State::Pending,
+            State::Out,
+            State::Completed,
+            State::Dead,
+            State::Cancelled,
+        ] {
+            for verdict in verdicts() {
+                for attempt in 0..4 {
+                    let change = settle(&stored(state, 2), &judged(attempt, &verdict), NOW);
+                    let nothing = matches!(
+                        change.effect,
+                        Effect::Duplicate | Effect::Stale | Effect::Unknown
+                    );
+                    assert_eq!(change.store.is_none(), nothing, "{change:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn recording_changes_only_the_attempt_that_is_due() {
+        let out = Some(stored(State::Out, 2));
+        assert_eq!(record_out(&stored(State::Pending, 1), Attempt::new(2)), out);
+        assert_eq!(
+            record_out(&stored(State::Pending, 2), Attempt::new(2)),
+            None
+        );
+        assert_eq!(
+            record_out(&stored(State::Pending, 0), Attempt::new(2)),
+            None
+        );
+        for state in [State::Out, State::Completed, State::Dead, State::Cancelled] {
+            assert_eq!(
+                record_out(&stored(state, 1), Attempt::new(2)),
+                None,
+                "{state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn attempts_end_in_a_visible_dead_state() {
+        let retry = &verdicts()[1];
+        let mut batch = stored(State::Out, 1);
+        for failure in 1..=2 {
+            let update = settle(&batch, &judged(batch.attempt.number(), retry), NOW)
+                .store
+                .unwrap();
+            assert_eq!(update.stored.state, State::Pending);
+            assert_eq!(update.due, NOW + Duration::from_secs(failure));
+            batch = record_out(&update.stored, update.stored.attempt.next()).unwrap();
+        }
+        let update = settle(&batch, &judged(3, retry), NOW).store.unwrap();
+        assert_eq!(update.stored.state, State::Dead);
+        assert_eq!(update.reason.as_deref(), Some(ATTEMPTS_EXHAUSTED));
+    }
+
+    #[test]
+    fn holding_burns_nothing_and_releasing_ends_some_day() {
+        let [_, _, hold, release, _] = verdicts();
+        let held = settle(&stored(State::Out, 1), &judged(1, &hold), NOW)
+            .store
+            .unwrap();
+        assert_eq!(
+            (held.stored.failures, held.due),
+            (0, NOW + Duration::from_secs(9))
+        );
+
+        let worn = Stored {
+            releases: MAX_RELEASES,
+            ..stored(State::Out, 1)
+        };
+        let update = settle(&worn, &judged(1, &release), NOW).store.unwrap();
+        assert_eq!(
+            (update.stored.state, update.stored.failures),
+            (State::Dead, 0)
+        );
+        assert_eq!(update.reason.as_deref(), Some("unsupported_version"));
+    }
+}
