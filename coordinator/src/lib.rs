@@ -2,11 +2,19 @@
 //!
 //! It keeps state and computes nothing else: [`submission`] records a run, [`dispatch`] lets out as much
 //! as the fleet can take, [`settlement`] records what became of it. The three meet at the [`ledger`] and
-//! never call each other; a [`notice`] tells the dispatcher when to look again. [`api`] is for people and
-//! programs, [`app`] wires it all.
+//! never call each other; a [`notice`] tells the dispatcher when to look again. [`presence`] knows the
+//! workers, [`dead`] takes what nobody could read. [`api`] is for people and programs, [`app`] wires it all.
 
+pub mod api;
+pub mod app;
+pub mod dead;
 pub mod dispatch;
 pub mod fleet;
 pub mod ledger;
 pub mod notice;
+pub mod presence;
+pub mod quarantine;
 pub mod run;
+pub mod settlement;
+pub mod submission;
+pub mod topology;

@@ -104,6 +104,8 @@ pub struct Report {
     pub batch: BatchId,
     /// Its run.
     pub run: RunId,
+    /// Its pipeline, whose policy decides about retries.
+    pub pipeline: PipelineName,
     /// Which attempt was made.
     pub attempt: Attempt,
     /// Whether the broker had handed this attempt to somebody before.
@@ -210,6 +212,7 @@ mod tests {
         Report {
             batch: BatchId::generate(),
             run: RunId::generate(),
+            pipeline: PipelineName::new("hashes").unwrap(),
             attempt: Attempt::new(1),
             redelivered: false,
             outcome,

@@ -1,4 +1,8 @@
 //! What can be typed. Values are checked here, so that a wrong one is named together with its flag.
+#![expect(
+    clippy::doc_markdown,
+    reason = "clap prints these comments as help, where backticks only disturb"
+)]
 
 use std::path::PathBuf;
 
@@ -228,7 +232,9 @@ fn api_url(text: &str) -> Result<Url, String> {
         return Err(format!("has the scheme {:?}: {hint}", url.scheme()));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user or password: put the token into TIDEGATE_TOKEN instead".to_owned());
+        return Err(
+            "holds a user or password: put the token into TIDEGATE_TOKEN instead".to_owned(),
+        );
     }
     Ok(url)
 }
@@ -256,7 +262,14 @@ mod tests {
     #[test]
     fn dates_have_one_form() {
         assert!(date("2026-01-31").is_ok());
-        for bad in ["2026-02-30", "20260131", "2026-1-31", "2026-01-31T00:00", "yesterday", ""] {
+        for bad in [
+            "2026-02-30",
+            "20260131",
+            "2026-1-31",
+            "2026-01-31T00:00",
+            "yesterday",
+            "",
+        ] {
             assert!(date(bad).is_err(), "{bad}");
         }
     }
@@ -264,7 +277,12 @@ mod tests {
     #[test]
     fn urls_carry_no_secrets() {
         assert!(api_url("https://tidegate.example/prefix").is_ok());
-        for bad in ["127.0.0.1:8420", "ftp://x", "http://user:pw@host", "http://"] {
+        for bad in [
+            "127.0.0.1:8420",
+            "ftp://x",
+            "http://user:pw@host",
+            "http://",
+        ] {
             assert!(api_url(bad).is_err(), "{bad}");
         }
     }

@@ -65,7 +65,9 @@ pub(crate) enum ApiError {
         problem: Problem,
     },
     /// The token is missing or wrong.
-    #[error("the coordinator at {url} does not accept the token: {problem}; set TIDEGATE_TOKEN or --token-file")]
+    #[error(
+        "the coordinator at {url} does not accept the token: {problem}; set TIDEGATE_TOKEN or --token-file"
+    )]
     Unauthorized {
         /// Who answered.
         url: Url,
@@ -76,7 +78,9 @@ pub(crate) enum ApiError {
     #[error("{0}")]
     Refused(Problem),
     /// Somebody else answered.
-    #[error("what answers at {url} is no Tidegate coordinator of this version ({problem}): check --url or TIDEGATE_URL")]
+    #[error(
+        "what answers at {url} is no Tidegate coordinator of this version ({problem}): check --url or TIDEGATE_URL"
+    )]
     NotTidegate {
         /// Who answered.
         url: Url,
@@ -104,7 +108,11 @@ pub(crate) struct Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.detail.is_empty() { &self.title } else { &self.detail })?;
+        f.write_str(if self.detail.is_empty() {
+            &self.title
+        } else {
+            &self.detail
+        })?;
         if let Some(line) = self.line {
             write!(f, " (batch {line} of the submission)")?;
         }
@@ -133,12 +141,20 @@ impl Client {
             .build()
             .map_err(|e| Failure::config(format!("cannot set up HTTP: {}", root_cause(&e))))?;
         let token = token(common.token_file.as_deref())?;
-        Ok(Self { http, base: common.url.clone(), token })
+        Ok(Self {
+            http,
+            base: common.url.clone(),
+            token,
+        })
     }
 
     /// Submits a run whose batches are streamed. It exists only if this succeeds, or if the connection
     /// broke after the last byte: then the idempotency key tells.
-    pub(crate) async fn submit(&self, submission: &Submission, batches: Body) -> Result<Run, ApiError> {
+    pub(crate) async fn submit(
+        &self,
+        submission: &Submission,
+        batches: Body,
+    ) -> Result<Run, ApiError> {
         let url = self.url(&["runs"]);
         let request = self
             .http
@@ -159,12 +175,19 @@ impl Client {
     }
 
     /// The newest runs.
-    pub(crate) async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, ApiError> {
+    pub(crate) async fn runs(
+        &self,
+        state: Option<RunState>,
+        limit: u32,
+    ) -> Result<Vec<Run>, ApiError> {
         #[derive(Deserialize)]
         struct Runs {
             runs: Vec<Run>,
         }
-        let query = [("limit", Some(limit.to_string())), ("state", state.map(|s| s.to_string()))];
+        let query = [
+            ("limit", Some(limit.to_string())),
+            ("state", state.map(|s| s.to_string())),
+        ];
         let Runs { runs } = self.get(&["runs"], &query).await?;
         Ok(runs)
     }
@@ -204,7 +227,11 @@ impl Client {
         path: &[&str],
         query: &[(&str, Option<String>)],
     ) -> Result<T, ApiError> {
-        let request = self.http.get(self.url(path)).query(query).timeout(ANSWER_TIMEOUT);
+        let request = self
+            .http
+            .get(self.url(path))
+            .query(query)
+            .timeout(ANSWER_TIMEOUT);
         self.answer(request).await
     }
 
@@ -218,7 +245,10 @@ impl Client {
         url
     }
 
-    async fn answer<T: DeserializeOwned>(&self, mut request: RequestBuilder) -> Result<T, ApiError> {
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        mut request: RequestBuilder,
+    ) -> Result<T, ApiError> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
@@ -246,15 +276,27 @@ impl Client {
         // A proxy in between has its own error pages, so 5xx counts without a problem document too.
         let busy = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
         let said = |problem: Option<Problem>| {
-            problem.unwrap_or_else(|| Problem { title: status.to_string(), ..Problem::default() })
+            problem.unwrap_or_else(|| Problem {
+                title: status.to_string(),
+                ..Problem::default()
+            })
         };
         match problem {
-            problem if busy => ApiError::Busy { url, problem: said(problem) },
+            problem if busy => ApiError::Busy {
+                url,
+                problem: said(problem),
+            },
             problem if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN => {
-                ApiError::Unauthorized { url, problem: said(problem) }
+                ApiError::Unauthorized {
+                    url,
+                    problem: said(problem),
+                }
             }
             Some(problem) => ApiError::Refused(problem),
-            None => ApiError::NotTidegate { url, problem: status.to_string() },
+            None => ApiError::NotTidegate {
+                url,
+                problem: status.to_string(),
+            },
         }
     }
 }
@@ -278,7 +320,8 @@ fn token(file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
     };
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let message = format!("{source} holds no token: one word of visible ASCII characters is expected");
+        let message =
+            format!("{source} holds no token: one word of visible ASCII characters is expected");
         return Err(Failure::config(message));
     }
     Ok(Some(SecretString::from(text)))

@@ -21,17 +21,26 @@ pub(crate) struct Failure {
 impl Failure {
     /// The command line asks for something that makes no sense.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { exit: exit::USAGE, message: message.into() }
+        Self {
+            exit: exit::USAGE,
+            message: message.into(),
+        }
     }
 
     /// The file or stdin holds something that cannot be submitted.
     pub(crate) fn input(source: &str, error: &ItemsError) -> Self {
-        Self { exit: exit::BAD_INPUT, message: format!("{source}: {error}; nothing was submitted") }
+        Self {
+            exit: exit::BAD_INPUT,
+            message: format!("{source}: {error}; nothing was submitted"),
+        }
     }
 
     /// URL or token cannot work.
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self { exit: exit::CONFIG, message: message.into() }
+        Self {
+            exit: exit::CONFIG,
+            message: message.into(),
+        }
     }
 }
 
@@ -44,6 +53,9 @@ impl From<ApiError> for Failure {
             ApiError::Unauthorized { .. } => exit::CONFIG,
             ApiError::Refused(_) => exit::BAD_INPUT,
         };
-        Self { exit, message: error.to_string() }
+        Self {
+            exit,
+            message: error.to_string(),
+        }
     }
 }

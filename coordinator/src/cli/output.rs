@@ -13,7 +13,10 @@ pub(crate) fn result(line: &str) -> Result<(), Failure> {
     match writeln!(io::stdout().lock(), "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let message = format!("cannot write the result to stdout: {error}");
-            Err(Failure { exit: exit::FAILED, message })
+            Err(Failure {
+                exit: exit::FAILED,
+                message,
+            })
         }
         _ => Ok(()),
     }
@@ -30,7 +33,16 @@ pub(crate) fn ndjson(documents: &[impl Serialize]) -> Result<(), Failure> {
     documents.iter().try_for_each(json)
 }
 
-/// Tells the user something on stderr. If even that fails, there is nobody left to tell.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+/// Tells the user something on stderr, without control characters: some of it comes from elsewhere.
+/// If even that fails, there is nobody left to tell.
+pub(crate) fn say(text: &str) {
+    let harmless = |c: char| {
+        if c.is_control() && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    let text: String = text.chars().map(harmless).collect();
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }

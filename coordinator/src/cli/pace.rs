@@ -17,7 +17,11 @@ impl Pace {
     pub(crate) fn see(&mut self, now: Instant, finished: u64) {
         self.seen.push_back((now, finished));
         // One sight from before `LATELY` stays, as the start of the measured stretch.
-        while self.seen.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= LATELY) {
+        while self
+            .seen
+            .get(1)
+            .is_some_and(|(at, _)| now.duration_since(*at) >= LATELY)
+        {
             self.seen.pop_front();
         }
     }
@@ -57,7 +61,10 @@ mod tests {
         }
         assert_eq!(pace.rate(), Some(1.0));
         for second in 61..=120 {
-            pace.see(start + Duration::from_secs(second), 1_060 + (second - 60) * 100);
+            pace.see(
+                start + Duration::from_secs(second),
+                1_060 + (second - 60) * 100,
+            );
         }
         assert_eq!(pace.rate(), Some(100.0));
         assert_eq!(pace.time_for(500), Some(Duration::from_secs(5)));

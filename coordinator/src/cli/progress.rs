@@ -37,9 +37,15 @@ impl Progress {
             bar.enable_steady_tick(TICK_EVERY);
             Face::Bar(bar)
         } else {
-            Face::Lines { told: String::new(), at: None }
+            Face::Lines {
+                told: String::new(),
+                at: None,
+            }
         };
-        Self { pace: Pace::default(), face }
+        Self {
+            pace: Pace::default(),
+            face,
+        }
     }
 
     /// The run stands like this now.
@@ -90,31 +96,31 @@ impl Progress {
 
 /// `1,234/5,000 batches, 3 retries, 0 dead, 512/s, 7 seconds left`
 fn text(run: &Run, pace: &Pace) -> String {
-    let mut text = counts(run);
-    if let Some(rate) = pace.rate() {
+    let rate = pace.rate().map_or_else(String::new, |rate| {
         let digits = usize::from(rate < 10.0);
-        text += &format!(", {rate:.digits$}/s");
-    }
+        format!(", {rate:.digits$}/s")
+    });
     let remaining = run.batches.accepted.saturating_sub(run.batches.finished());
-    if let Some(time) = pace.time_for(remaining).filter(|_| remaining > 0) {
-        text += &format!(", {} left", HumanDuration(time));
-    }
-    text
+    let time = pace.time_for(remaining).filter(|_| remaining > 0);
+    let left = time.map_or_else(String::new, |time| {
+        format!(", {} left", HumanDuration(time))
+    });
+    counts(run) + &rate + &left
 }
 
 fn counts(run: &Run) -> String {
     let batches = &run.batches;
-    let mut text = format!(
-        "{}/{} batches, {} retries, {} dead",
+    let cancelled = match batches.cancelled {
+        0 => String::new(),
+        count => format!(", {} cancelled", HumanCount(count)),
+    };
+    format!(
+        "{}/{} batches, {} retries, {} dead{cancelled}",
         HumanCount(batches.finished()),
         HumanCount(batches.accepted),
         HumanCount(run.retries),
         HumanCount(batches.dead),
-    );
-    if batches.cancelled > 0 {
-        text += &format!(", {} cancelled", HumanCount(batches.cancelled));
-    }
-    text
+    )
 }
 
 #[cfg(test)]

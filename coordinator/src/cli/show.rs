@@ -47,7 +47,9 @@ pub(crate) fn run(run: &Run) -> String {
 /// Runs, one a line.
 pub(crate) fn runs(runs: &[Run]) -> String {
     let mut table = table();
-    table.set_header(["RUN", "PIPELINE", "STATE", "DONE", "OF", "DEAD", "ROWS", "CREATED"]);
+    table.set_header([
+        "RUN", "PIPELINE", "STATE", "DONE", "OF", "DEAD", "ROWS", "CREATED",
+    ]);
     for run in runs {
         table.add_row([
             run.run.to_string(),
@@ -66,7 +68,9 @@ pub(crate) fn runs(runs: &[Run]) -> String {
 /// Dead batches, one a line.
 pub(crate) fn dead(batches: &[DeadBatch]) -> String {
     let mut table = table();
-    table.set_header(["BATCH", "PIPELINE", "KEY", "ATTEMPTS", "DIED", "REASON", "ERROR"]);
+    table.set_header([
+        "BATCH", "PIPELINE", "KEY", "ATTEMPTS", "DIED", "REASON", "ERROR",
+    ]);
     for batch in batches {
         table.add_row([
             batch.batch.to_string(),
@@ -95,7 +99,15 @@ pub(crate) fn dead_line(batch: &DeadBatch) -> String {
 /// Workers, one a line.
 pub(crate) fn workers(workers: &[Worker]) -> String {
     let mut table = table();
-    table.set_header(["WORKER", "VERSION", "SLOTS", "HOLDING", "STATE", "SEEN", "PIPELINES"]);
+    table.set_header([
+        "WORKER",
+        "VERSION",
+        "SLOTS",
+        "HOLDING",
+        "STATE",
+        "SEEN",
+        "PIPELINES",
+    ]);
     for worker in workers {
         let pipelines: Vec<_> = worker.pipelines.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -103,7 +115,12 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
             printable(&worker.version),
             worker.slots.to_string(),
             worker.holding.len().to_string(),
-            if worker.draining { "draining" } else { "working" }.to_owned(),
+            if worker.draining {
+                "draining"
+            } else {
+                "working"
+            }
+            .to_owned(),
             format!("{} ms ago", worker.seen_ms_ago),
             pipelines.join(","),
         ]);
@@ -114,7 +131,9 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
 /// No lines around the cells: `awk` and `column` can read it.
 fn table() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table
 }
 
@@ -148,7 +167,10 @@ mod tests {
 
     #[test]
     fn text_from_elsewhere_cannot_steer_the_terminal() {
-        assert_eq!(printable("\u{1b}[31mred\r\nnext\u{7}"), " [31mred  next");
+        assert_eq!(
+            printable("\u{1b}[31mred\r\nnext\u{7}!\n"),
+            " [31mred  next !"
+        );
         assert!(shorten(&"ä".repeat(1_000)).chars().count() == SHOWN_ERROR_CHARS + 1);
     }
 }

@@ -39,7 +39,10 @@ impl Upload {
             }
         });
         let body = stream::poll_fn(move |context| ready.poll_recv(context));
-        Self { body: reqwest::Body::wrap_stream(body), problem }
+        Self {
+            body: reqwest::Body::wrap_stream(body),
+            problem,
+        }
     }
 }
 
@@ -50,7 +53,11 @@ fn send(
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     for batch in batches {
         batch?.write_line(&mut piece);
-        if piece.len() >= PIECE_BYTES && pieces.blocking_send(Ok(std::mem::take(&mut piece).into())).is_err() {
+        if piece.len() >= PIECE_BYTES
+            && pieces
+                .blocking_send(Ok(std::mem::take(&mut piece).into()))
+                .is_err()
+        {
             // The request has ended already, and says itself why.
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coordinator::run::{Run, RunState};
+use indicatif::HumanDuration;
 use shared::exit;
 use tokio::time::{Instant, sleep};
 
@@ -15,7 +16,7 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How often at most, once it does not answer.
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 /// How long an absent coordinator is waited for: a restart takes seconds, a moved pod a minute or two.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// A run that stands still for so long makes one wonder whether there is a worker at all.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
@@ -64,11 +65,20 @@ async fn follow(
             }
             Err(error) if error.may_pass() => {
                 if absence.begin() {
-                    progress.say(&format!("lost the coordinator, trying again for {PATIENCE:?}: {error}"));
+                    let patience = HumanDuration(PATIENCE);
+                    progress.say(&format!(
+                        "lost the coordinator, trying again for {patience}: {error}"
+                    ));
                 }
                 if absence.lasts_too_long() {
-                    let message = format!("{error}; gave up after {PATIENCE:?}. Watch again: tidegate run watch {}", run.run);
-                    return Err(Failure { exit: exit::UNAVAILABLE, message });
+                    let message = format!(
+                        "{error}; gave up, the run goes on. Watch it again: tidegate run watch {}",
+                        run.run
+                    );
+                    return Err(Failure {
+                        exit: exit::UNAVAILABLE,
+                        message,
+                    });
                 }
             }
             Err(error) => return Err(error.into()),
@@ -82,12 +92,16 @@ async fn follow(
 }
 
 async fn no_worker(client: &Client) -> bool {
-    client.workers().await.is_ok_and(|workers| workers.is_empty())
+    client
+        .workers()
+        .await
+        .is_ok_and(|workers| workers.is_empty())
 }
 
 /// The exit code that a watched run deserves.
 pub(crate) fn exit_code(run: &Run) -> u8 {
-    let clean = run.state == RunState::Completed && run.batches.dead == 0 && run.batches.cancelled == 0;
+    let clean =
+        run.state == RunState::Completed && run.batches.dead == 0 && run.batches.cancelled == 0;
     if clean { exit::OK } else { exit::FAILED }
 }
 
@@ -158,17 +172,34 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_restart_of_the_coordinator_is_outlasted() {
-        let ended = Run { state: RunState::Completed, ..run() };
-        let answers = RefCell::new(VecDeque::from([Ok(run()), Err(away()), Err(away()), Ok(ended.clone())]));
+        let ended = Run {
+            state: RunState::Completed,
+            ..run()
+        };
+        let answers = RefCell::new(VecDeque::from([
+            Ok(run()),
+            Err(away()),
+            Err(away()),
+            Ok(ended.clone()),
+        ]));
         let ask = async || answers.borrow_mut().pop_front().unwrap();
-        let watched = follow(run(), &mut Progress::new(), ask, async || false).await.unwrap();
+        let watched = follow(run(), &mut Progress::new(), ask, async || false)
+            .await
+            .unwrap();
         assert_eq!(watched, ended);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_coordinator_that_stays_away_is_given_up() {
         let start = Instant::now();
-        let failure = follow(run(), &mut Progress::new(), async || Err(away()), async || false).await.unwrap_err();
+        let failure = follow(
+            run(),
+            &mut Progress::new(),
+            async || Err(away()),
+            async || false,
+        )
+        .await
+        .unwrap_err();
         assert_eq!(failure.exit, exit::UNAVAILABLE);
         assert!(failure.message.contains("tidegate run watch"), "{failure}");
         assert!(start.elapsed() >= PATIENCE && start.elapsed() < PATIENCE + 2 * ASK_AGAIN_EVERY);
@@ -179,7 +210,11 @@ pub(crate) mod tests {
         let left = Cell::new(1_000_u32);
         let ask = async || {
             left.set(left.get() - 1);
-            let state = if left.get() == 0 { RunState::Completed } else { RunState::Running };
+            let state = if left.get() == 0 {
+                RunState::Completed
+            } else {
+                RunState::Running
+            };
             Ok(Run { state, ..run() })
         };
         let asked = Cell::new(0);
@@ -187,18 +222,47 @@ pub(crate) mod tests {
             asked.set(asked.get() + 1);
             true
         };
-        follow(run(), &mut Progress::new(), ask, no_worker).await.unwrap();
+        follow(run(), &mut Progress::new(), ask, no_worker)
+            .await
+            .unwrap();
         assert_eq!(asked.get(), 1);
     }
 
     #[test]
     fn only_a_clean_run_is_a_success() {
-        let completed = Run { state: RunState::Completed, ..run() };
+        let completed = Run {
+            state: RunState::Completed,
+            ..run()
+        };
         assert_eq!(exit_code(&completed), exit::OK);
-        let dead = BatchCounts { dead: 1, ..BatchCounts::default() };
-        assert_eq!(exit_code(&Run { batches: dead, ..completed.clone() }), exit::FAILED);
-        let cancelled = BatchCounts { cancelled: 1, ..BatchCounts::default() };
-        assert_eq!(exit_code(&Run { batches: cancelled, ..completed }), exit::FAILED);
-        assert_eq!(exit_code(&Run { state: RunState::Cancelled, ..run() }), exit::FAILED);
+        let dead = BatchCounts {
+            dead: 1,
+            ..BatchCounts::default()
+        };
+        assert_eq!(
+            exit_code(&Run {
+                batches: dead,
+                ..completed.clone()
+            }),
+            exit::FAILED
+        );
+        let cancelled = BatchCounts {
+            cancelled: 1,
+            ..BatchCounts::default()
+        };
+        assert_eq!(
+            exit_code(&Run {
+                batches: cancelled,
+                ..completed
+            }),
+            exit::FAILED
+        );
+        assert_eq!(
+            exit_code(&Run {
+                state: RunState::Cancelled,
+                ..run()
+            }),
+            exit::FAILED
+        );
     }
 }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BrokerError, Publisher, Subscription};
+use super::{BrokerError, Deliveries, Publisher, Settle, subscription};
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
@@ -95,9 +95,15 @@ impl Connector {
         connection: &Connection,
         queue: &str,
         prefetch: u16,
-    ) -> Result<Subscription, BrokerError> {
+    ) -> Result<(Deliveries, Settle), BrokerError> {
         let tag = format!("{}.{queue}", self.instance);
-        Subscription::open(connection, queue, &tag, prefetch, self.answer_timeout).await
+        subscription::subscribe(connection, queue, &tag, prefetch, self.answer_timeout).await
+    }
+
+    /// Longest wait for one answer.
+    #[must_use]
+    pub fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
     }
 
     /// The pool of publishing connections.

@@ -50,6 +50,27 @@ pub async fn check(
     declarer.queues(queues).await
 }
 
+/// Declares a queue that lives and dies with this connection, bound to a fanout exchange.
+pub async fn declare_own_queue(
+    connection: &Connection,
+    exchange: &'static str,
+    name: &str,
+    answer_timeout: Duration,
+) -> Result<(), BrokerError> {
+    let declarer = Declarer::open(connection, answer_timeout, false).await?;
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let declaring = declarer.channel.queue_declare(name.into(), options, FieldTable::default());
+    declarer.answered(&format!("queue {name}"), declaring).await?;
+    let binding = declarer.channel.queue_bind(
+        name.into(),
+        exchange.into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    declarer.answered(&format!("binding queue {name} to {exchange}"), binding).await
+}
+
 struct Declarer {
     channel: Channel,
     passive: bool,

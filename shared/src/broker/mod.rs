@@ -14,7 +14,7 @@ mod subscription;
 
 pub use acks::{Ack, AckWindow};
 pub use connection::{Connector, PublishingPool};
-pub use declare::{check, declare};
+pub use declare::{check, declare, declare_own_queue};
 pub use error::BrokerError;
 pub use publisher::{Message, Publisher, Verdict};
-pub use subscription::Subscription;
+pub use subscription::{Deliveries, Settle};

@@ -1,121 +1,105 @@
-//! Consuming from one queue. A stream that ends is a fault, never idleness.
+//! Consuming from one queue. Deliveries and acks are two handles, because they are used by different
+//! tasks: one waits for what comes, another settles what was done.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::time::timeout;
 
 use super::{Ack, BrokerError};
 
-/// A consumer on a channel of its own.
+/// What comes from a queue: a stream that never ends well. An error or its end says that the broker
+/// cancelled the consumer, or that channel or connection are gone, and everything must be built again.
 #[derive(Debug)]
-pub struct Subscription {
-    channel: Channel,
+pub struct Deliveries {
     consumer: Consumer,
+    queue: String,
+}
+
+/// The other side of the same channel.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    channel: Channel,
+    tag: ShortString,
     queue: String,
     answer_timeout: Duration,
 }
 
-impl Subscription {
-    pub(super) async fn open(
-        connection: &Connection,
-        queue: &str,
-        tag: &str,
-        prefetch: u16,
-        answer_timeout: Duration,
-    ) -> Result<Self, BrokerError> {
-        let opening = async {
-            let channel = connection.create_channel().await?;
-            // Before consuming, per consumer: quorum queues know no global limit.
-            channel
-                .basic_qos(prefetch, BasicQosOptions::default())
-                .await?;
-            let options = BasicConsumeOptions::default();
-            let consumer = channel
-                .basic_consume(queue.into(), tag.into(), options, FieldTable::default())
-                .await?;
-            Ok::<_, lapin::Error>((channel, consumer))
-        };
-        let (channel, consumer) = timeout(answer_timeout, opening)
-            .await
-            .map_err(|_| BrokerError::Timeout("subscribing"))?
-            .map_err(|error| {
-                BrokerError::about(&format!("consuming from queue {queue}"), &error)
-            })?;
-        Ok(Self {
-            channel,
-            consumer,
-            queue: queue.to_owned(),
-            answer_timeout,
-        })
-    }
+pub(super) async fn subscribe(
+    connection: &Connection,
+    queue: &str,
+    tag: &str,
+    prefetch: u16,
+    answer_timeout: Duration,
+) -> Result<(Deliveries, Settle), BrokerError> {
+    let opening = async {
+        let channel = connection.create_channel().await?;
+        // Before consuming, per consumer: quorum queues know no global limit.
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(queue.into(), tag.into(), options, FieldTable::default()).await?;
+        Ok::<_, lapin::Error>((channel, consumer))
+    };
+    let (channel, consumer) = timeout(answer_timeout, opening)
+        .await
+        .map_err(|_| BrokerError::Timeout("subscribing"))?
+        .map_err(|error| BrokerError::about(&format!("consuming from queue {queue}"), &error))?;
+    let settle = Settle { channel, tag: consumer.tag(), queue: queue.to_owned(), answer_timeout };
+    Ok((Deliveries { consumer, queue: queue.to_owned() }, settle))
+}
 
+impl Stream for Deliveries {
+    type Item = Result<Delivery, BrokerError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let about = |queue: &str, error: &_| BrokerError::about(&format!("queue {queue}"), error);
+        match self.consumer.poll_next_unpin(cx) {
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(about(&self.queue, &error)))),
+            Poll::Ready(Some(Ok(delivery))) => Poll::Ready(Some(Ok(delivery))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Settle {
     /// The queue that this consumes from.
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// The next delivery; an error when the broker cancelled the consumer or channel or connection are gone.
-    /// Safe to cancel: a delivery is either returned or still waiting.
-    pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(delivery),
-            Some(Err(error)) => Err(BrokerError::about(&format!("queue {}", self.queue), &error)),
-            None => Err(BrokerError::Lost(format!(
-                "the broker cancelled the consumer of {}",
-                self.queue
-            ))),
-        }
-    }
-
     /// Stops new deliveries; what was delivered can still be acked.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
-        let cancelling = self
-            .channel
-            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
         self.answered("cancelling a consumer", cancelling).await
     }
 
     /// Acks deliveries by tag. The broker does not confirm acks: when one is lost, it redelivers.
     pub async fn ack(&self, ack: Ack) -> Result<(), BrokerError> {
-        let acking = self.channel.basic_ack(
-            ack.tag,
-            BasicAckOptions {
-                multiple: ack.multiple,
-            },
-        );
-        self.answered("acking", acking).await
+        let options = BasicAckOptions { multiple: ack.multiple };
+        self.answered("acking", self.channel.basic_ack(ack.tag, options)).await
     }
 
     /// Gives a delivery back: another worker takes it at once.
     pub async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        let nacking = self.channel.basic_nack(
-            tag,
-            BasicNackOptions {
-                multiple: false,
-                requeue: true,
-            },
-        );
-        self.answered("nacking", nacking).await
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        self.answered("nacking", self.channel.basic_nack(tag, options)).await
     }
 
     /// Refuses a delivery for good: the broker dead-letters it.
     pub async fn reject(&self, tag: u64) -> Result<(), BrokerError> {
-        let rejecting = self.channel.basic_nack(
-            tag,
-            BasicNackOptions {
-                multiple: false,
-                requeue: false,
-            },
-        );
-        self.answered("rejecting", rejecting).await
+        let options = BasicNackOptions { multiple: false, requeue: false };
+        self.answered("rejecting", self.channel.basic_nack(tag, options)).await
     }
 
     async fn answered(

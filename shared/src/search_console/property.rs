@@ -15,7 +15,9 @@ pub enum PropertyError {
         host: String,
     },
     /// Nothing that looks like a property.
-    #[error("{text:?} is no property: write https://example.com/ or sc-domain:example.com ({problem})")]
+    #[error(
+        "{text:?} is no property: write https://example.com/ or sc-domain:example.com ({problem})"
+    )]
     Malformed {
         /// What was written.
         text: String,
@@ -29,7 +31,10 @@ pub enum PropertyError {
 /// properties.
 pub fn normalize_property(text: &str) -> Result<String, PropertyError> {
     let trimmed = text.trim();
-    let malformed = |problem| PropertyError::Malformed { text: trimmed.chars().take(200).collect(), problem };
+    let malformed = |problem| PropertyError::Malformed {
+        text: trimmed.chars().take(200).collect(),
+        problem,
+    };
     if trimmed.is_empty() {
         return Err(malformed("it is empty"));
     }
@@ -42,7 +47,10 @@ pub fn normalize_property(text: &str) -> Result<String, PropertyError> {
     normalize(&decoded(trimmed), malformed)
 }
 
-fn normalize(text: &str, malformed: impl Fn(&'static str) -> PropertyError) -> Result<String, PropertyError> {
+fn normalize(
+    text: &str,
+    malformed: impl Fn(&'static str) -> PropertyError,
+) -> Result<String, PropertyError> {
     if let Some(domain) = strip_prefix_ignoring_case(text, DOMAIN_PREFIX) {
         let domain = domain.trim_end_matches(['/', '.']);
         return match Host::parse(domain) {
@@ -50,7 +58,10 @@ fn normalize(text: &str, malformed: impl Fn(&'static str) -> PropertyError) -> R
             _ => Err(malformed("what follows sc-domain: is no domain")),
         };
     }
-    if ["http://", "https://"].iter().any(|scheme| strip_prefix_ignoring_case(text, scheme).is_some()) {
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| strip_prefix_ignoring_case(text, scheme).is_some())
+    {
         return url_prefix(text, malformed);
     }
     let host = text.split('/').next().unwrap_or_default();
@@ -60,7 +71,10 @@ fn normalize(text: &str, malformed: impl Fn(&'static str) -> PropertyError) -> R
     }
 }
 
-fn url_prefix(text: &str, malformed: impl Fn(&'static str) -> PropertyError) -> Result<String, PropertyError> {
+fn url_prefix(
+    text: &str,
+    malformed: impl Fn(&'static str) -> PropertyError,
+) -> Result<String, PropertyError> {
     let mut url = Url::parse(text).map_err(|_| malformed("it is no URL"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(malformed("it names a user"));
@@ -88,17 +102,24 @@ fn shown_by_console(text: &str) -> Option<String> {
 /// Takes percent-encoding away where the separators themselves are encoded.
 fn decoded(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
-    if !lower.starts_with("http%3a") && !lower.starts_with("https%3a") && !lower.starts_with("sc-domain%3a") {
+    if !lower.starts_with("http%3a")
+        && !lower.starts_with("https%3a")
+        && !lower.starts_with("sc-domain%3a")
+    {
         return text.to_owned();
     }
     let query = text.replace('+', "%2B").replace('&', "%26");
     let mut pairs = form_urlencoded::parse(query.as_bytes());
-    pairs.next().map_or_else(String::new, |(decoded, _)| decoded.into_owned())
+    pairs
+        .next()
+        .map_or_else(String::new, |(decoded, _)| decoded.into_owned())
 }
 
 fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let start = text.get(..prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+    start
+        .eq_ignore_ascii_case(prefix)
+        .then(|| &text[prefix.len()..])
 }
 
 #[cfg(test)]
@@ -111,12 +132,21 @@ mod tests {
             ("https://www.example.com/", "https://www.example.com/"),
             (" https://WWW.Example.com ", "https://www.example.com/"),
             ("HTTPS://gamma.example/Shop", "https://gamma.example/Shop/"),
-            ("https://gamma.example/shop/#top", "https://gamma.example/shop/"),
+            (
+                "https://gamma.example/shop/#top",
+                "https://gamma.example/shop/",
+            ),
             ("http://example.com:8080", "http://example.com:8080/"),
             ("sc-domain:example.com", "sc-domain:example.com"),
             ("SC-Domain:Example.COM/", "sc-domain:example.com"),
-            ("sc-domain:bücher.example", "sc-domain:xn--bcher-kva.example"),
-            ("https%3A%2F%2Fwww.example.com%2F", "https://www.example.com/"),
+            (
+                "sc-domain:bücher.example",
+                "sc-domain:xn--bcher-kva.example",
+            ),
+            (
+                "https%3A%2F%2Fwww.example.com%2F",
+                "https://www.example.com/",
+            ),
             ("sc-domain%3aexample.com", "sc-domain:example.com"),
             (
                 "https://search.google.com/search-console/performance/search-analytics?resource_id=sc-domain%3Aexample.com&num_of_days=28",
@@ -130,23 +160,48 @@ mod tests {
         for (text, property) in cases {
             let normalized = normalize_property(text);
             assert_eq!(normalized.as_deref(), Ok(property), "{text}");
-            assert_eq!(normalize_property(property).as_deref(), Ok(property), "stays as it is");
+            assert_eq!(
+                normalize_property(property).as_deref(),
+                Ok(property),
+                "stays as it is"
+            );
         }
     }
 
     #[test]
     fn a_bare_host_is_not_guessed_at() {
         for text in ["example.com", "Example.com/", "example.com/shop"] {
-            assert_eq!(normalize_property(text), Err(PropertyError::BareHost { host: "example.com".into() }));
+            assert_eq!(
+                normalize_property(text),
+                Err(PropertyError::BareHost {
+                    host: "example.com".into()
+                })
+            );
         }
     }
 
     #[test]
     fn what_is_no_property_says_why() {
-        for text in ["", "   ", "example", "ftp://example.com/", "https://", "https://a.example/?page=1",
-            "https://user:pass@a.example/", "sc-domain:", "sc-domain:a.example/shop", "https://a .example/", "a\0b"]
-        {
-            assert!(matches!(normalize_property(text), Err(PropertyError::Malformed { .. })), "{text:?}");
+        for text in [
+            "",
+            "   ",
+            "example",
+            "ftp://example.com/",
+            "https://",
+            "https://a.example/?page=1",
+            "https://user:pass@a.example/",
+            "sc-domain:",
+            "sc-domain:a.example/shop",
+            "https://a .example/",
+            "a\0b",
+        ] {
+            assert!(
+                matches!(
+                    normalize_property(text),
+                    Err(PropertyError::Malformed { .. })
+                ),
+                "{text:?}"
+            );
         }
     }
 }

@@ -16,7 +16,10 @@ const NAMED_DEAD: u32 = 5;
 
 /// Does what was typed, and says with which exit code to end.
 pub(crate) async fn execute(cli: Cli) -> Result<u8, Failure> {
-    let session = Session { client: Client::new(&cli.common)?, json: cli.common.json };
+    let session = Session {
+        client: Client::new(&cli.common)?,
+        json: cli.common.json,
+    };
     match cli.command {
         Command::Sync(Sync::SearchConsole(args)) => sync::search_console(&session, args).await,
         Command::Submit(args) => submit::submit(&session, args).await,
@@ -46,7 +49,11 @@ async fn run(session: &Session, command: RunCommand) -> Result<u8, Failure> {
 }
 
 async fn dead(session: &Session, command: DeadCommand) -> Result<u8, Failure> {
-    let DeadCommand::List { run, pipeline, limit } = command;
+    let DeadCommand::List {
+        run,
+        pipeline,
+        limit,
+    } = command;
     let dead = session.client.dead(run, pipeline.as_ref(), limit).await?;
     session.list(&dead, show::dead, "there are no such dead batches")?;
     Ok(exit::OK)
@@ -68,7 +75,11 @@ struct Session {
 impl Session {
     /// Prints one run.
     fn show(&self, run: &Run) -> Result<(), Failure> {
-        if self.json { output::json(run) } else { output::result(&show::run(run)) }
+        if self.json {
+            output::json(run)
+        } else {
+            output::result(&show::run(run))
+        }
     }
 
     /// Prints a list: NDJSON, or a table, of which an empty one is told on stderr.
@@ -94,7 +105,10 @@ impl Session {
             return self.watch(run).await;
         }
         self.show(&run)?;
-        output::say(&format!("accepted; watch it: tidegate run watch {}", run.run));
+        output::say(&format!(
+            "accepted; watch it: tidegate run watch {}",
+            run.run
+        ));
         Ok(exit::OK)
     }
 
@@ -111,11 +125,16 @@ impl Session {
     /// Not knowing them is no failure: the run is what was asked for.
     async fn name_dead(&self, run: &Run) {
         match self.client.dead(Some(run.run), None, NAMED_DEAD).await {
-            Ok(dead) => dead.iter().for_each(|batch| output::say(&show::dead_line(batch))),
+            Ok(dead) => dead
+                .iter()
+                .for_each(|batch| output::say(&show::dead_line(batch))),
             Err(error) => output::say(&format!("cannot name the dead batches: {error}")),
         }
         if run.batches.dead > u64::from(NAMED_DEAD) {
-            output::say(&format!("all of them: tidegate dead list --run {}", run.run));
+            output::say(&format!(
+                "all of them: tidegate dead list --run {}",
+                run.run
+            ));
         }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Session;
 use crate::args::Submit;
-use crate::client::Submission;
+use crate::client::{ApiError, Submission};
 use crate::failure::Failure;
 use crate::items::{Batches, Grouping, ItemsError};
 use crate::output;
@@ -24,12 +24,18 @@ pub(super) async fn submit(session: &Session, args: Submit) -> Result<u8, Failur
         key_field: args.key_field,
         batch_size: usize::try_from(args.batch_size).expect("at most 100,000"),
     };
-    let source = if args.file.as_os_str() == STDIN { "stdin".to_owned() } else { args.file.display().to_string() };
+    let source = if args.file.as_os_str() == STDIN {
+        "stdin".to_owned()
+    } else {
+        args.file.display().to_string()
+    };
     let input = open(&args.file, &grouping).map_err(|error| Failure::input(&source, &error))?;
     let submission = Submission {
         pipeline: args.pipeline,
         priority: args.priority,
-        idempotency_key: args.idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string()),
+        idempotency_key: args
+            .idempotency_key
+            .unwrap_or_else(|| Uuid::now_v7().to_string()),
     };
 
     let upload = Upload::start(Batches::new(input, grouping));
@@ -37,18 +43,21 @@ pub(super) async fn submit(session: &Session, args: Submit) -> Result<u8, Failur
     if let Ok(problem) = upload.problem.try_recv() {
         return Err(Failure::input(&source, &problem));
     }
-    let run = answer.map_err(|error| {
-        let mut failure = Failure::from(error);
-        if failure.exit == shared::exit::UNAVAILABLE {
-            // The connection may have broken after the run was recorded.
-            failure.message += &format!(
-                "; to repeat it without making a second run, add --idempotency-key {}",
-                submission.idempotency_key
-            );
-        }
-        failure
-    })?;
+    let run = answer.map_err(|error| repeatable(error, &submission.idempotency_key))?;
     session.accepted(run, args.watch).await
+}
+
+/// The connection may have broken after the run was recorded, so say how to ask again.
+fn repeatable(error: ApiError, idempotency_key: &str) -> Failure {
+    let may_pass = error.may_pass();
+    let failure = Failure::from(error);
+    if !may_pass {
+        return failure;
+    }
+    let message = format!(
+        "{failure}; to repeat it without making a second run, add --idempotency-key {idempotency_key}"
+    );
+    Failure { message, ..failure }
 }
 
 /// Opens the input. A file that can be read twice is checked first, so that a bad one is refused before
@@ -62,10 +71,19 @@ fn open(file: &Path, grouping: &Grouping) -> Result<Box<dyn BufRead + Send>, Ite
         return Ok(Box::new(BufReader::with_capacity(READ_BYTES, input)));
     }
     let (mut items, mut batches) = (0, 0);
-    for batch in Batches::new(BufReader::with_capacity(READ_BYTES, input), grouping.clone()) {
+    for batch in Batches::new(
+        BufReader::with_capacity(READ_BYTES, input),
+        grouping.clone(),
+    ) {
         items += batch?.items;
         batches += 1;
     }
-    output::say(&format!("{}: {items} items in {batches} batches", file.display()));
-    Ok(Box::new(BufReader::with_capacity(READ_BYTES, File::open(file)?)))
+    output::say(&format!(
+        "{}: {items} items in {batches} batches",
+        file.display()
+    ));
+    Ok(Box::new(BufReader::with_capacity(
+        READ_BYTES,
+        File::open(file)?,
+    )))
 }

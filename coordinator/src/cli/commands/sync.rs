@@ -29,7 +29,8 @@ fn plans(args: &SearchConsole) -> Result<Vec<PlanPayload>, Failure> {
     let days = days(args)?;
     let types = once(&args.types);
     let dimensions = once(&args.dimensions);
-    let legal = |search_type: &SearchType| dimensions.iter().any(|set| set.is_legal_for(*search_type));
+    let legal =
+        |search_type: &SearchType| dimensions.iter().any(|set| set.is_legal_for(*search_type));
     if !types.is_empty() && !dimensions.is_empty() && !types.iter().any(legal) {
         return Err(Failure::usage(
             "nothing to fetch: Google answers none of --dimensions for any of --types \
@@ -48,9 +49,9 @@ fn plans(args: &SearchConsole) -> Result<Vec<PlanPayload>, Failure> {
 
 fn days(args: &SearchConsole) -> Result<Days, Failure> {
     match (args.from, args.to) {
-        (Some(from), Some(to)) if from > to => {
-            Err(Failure::usage(format!("--from {from} is after --to {to}: swap them")))
-        }
+        (Some(from), Some(to)) if from > to => Err(Failure::usage(format!(
+            "--from {from} is after --to {to}: swap them"
+        ))),
         (Some(from), Some(to)) => Ok(Days::Between { from, to }),
         _ => Ok(Days::Last(args.days.unwrap_or(DEFAULT_DAYS))),
     }
@@ -65,8 +66,9 @@ fn lines(plans: Vec<PlanPayload>) -> Result<Vec<u8>, Failure> {
     }
     let mut lines = Vec::new();
     for payload in plans {
-        let key = Key::new(&payload.property)
-            .map_err(|problem| Failure::usage(format!("--property {}: {problem}", payload.property)))?;
+        let key = Key::new(&payload.property).map_err(|problem| {
+            Failure::usage(format!("--property {}: {problem}", payload.property))
+        })?;
         serde_json::to_writer(&mut lines, &Line { key, payload }).expect("a plan serialises");
         lines.push(b'\n');
     }
@@ -93,15 +95,20 @@ mod tests {
 
     fn submitted(typed: &str) -> Result<String, Failure> {
         let line = format!("tidegate sync search-console {typed}");
-        let cli = Cli::try_parse_from(line.split(' ')).map_err(|e| Failure::usage(e.to_string()))?;
-        let Command::Sync(Sync::SearchConsole(args)) = cli.command else { panic!("another command") };
+        let cli =
+            Cli::try_parse_from(line.split(' ')).map_err(|e| Failure::usage(e.to_string()))?;
+        let Command::Sync(Sync::SearchConsole(args)) = cli.command else {
+            panic!("another command")
+        };
         let lines = lines(plans(&args)?)?;
         Ok(String::from_utf8(lines).unwrap())
     }
 
     #[test]
     fn a_property_is_a_batch() {
-        let lines = submitted("--property sc-domain:b.example --property https://A.example --property https://a.example/");
+        let lines = submitted(
+            "--property sc-domain:b.example --property https://A.example --property https://a.example/",
+        );
         let expected = [
             r#"{"key":"sc-domain:b.example","payload":{"property":"sc-domain:b.example","days":{"last":480}}}"#,
             r#"{"key":"https://a.example/","payload":{"property":"https://a.example/","days":{"last":480}}}"#,
@@ -127,15 +134,33 @@ mod tests {
             ("--property b.example", "sc-domain:b.example"),
             ("--property sc-domain:b.example --days 0", "--days"),
             ("--property sc-domain:b.example --days 99999", "3660"),
-            ("--property sc-domain:b.example --days 3 --from 2026-01-01 --to 2026-01-02", "--from"),
+            (
+                "--property sc-domain:b.example --days 3 --from 2026-01-01 --to 2026-01-02",
+                "--from",
+            ),
             ("--property sc-domain:b.example --from 2026-01-01", "--to"),
-            ("--property sc-domain:b.example --from 2026-02-30 --to 2026-03-01", "2026-02-30"),
-            ("--property sc-domain:b.example --from 2026-02-03 --to 2026-02-01", "--from 2026-02-03 is after --to"),
+            (
+                "--property sc-domain:b.example --from 2026-02-30 --to 2026-03-01",
+                "2026-02-30",
+            ),
+            (
+                "--property sc-domain:b.example --from 2026-02-03 --to 2026-02-01",
+                "--from 2026-02-03 is after --to",
+            ),
             ("--property sc-domain:b.example --types wob", "--types"),
             ("--property sc-domain:b.example --types web,", "--types"),
-            ("--property sc-domain:b.example --dimensions page,page", "named twice"),
-            ("--property sc-domain:b.example --dimensions pages", "--dimensions"),
-            ("--property sc-domain:b.example --types discover --dimensions query", "nothing to fetch"),
+            (
+                "--property sc-domain:b.example --dimensions page,page",
+                "named twice",
+            ),
+            (
+                "--property sc-domain:b.example --dimensions pages",
+                "--dimensions",
+            ),
+            (
+                "--property sc-domain:b.example --types discover --dimensions query",
+                "nothing to fetch",
+            ),
         ];
         for (typed, expected) in cases {
             let failure = submitted(typed).expect_err(typed);

@@ -56,7 +56,12 @@ pub(crate) struct Batches<R> {
 
 impl<R: BufRead> Batches<R> {
     pub(crate) fn new(input: R, grouping: Grouping) -> Self {
-        Self { lines: Lines::new(input), grouping, open: OpenBatches::default(), ended: false }
+        Self {
+            lines: Lines::new(input),
+            grouping,
+            open: OpenBatches::default(),
+            ended: false,
+        }
     }
 
     /// Reads on until a batch is finished.
@@ -131,7 +136,14 @@ impl OpenBatches {
         self.next_number += 1;
         self.bytes += OPEN_BATCH_COST + key.as_str().len();
         self.of_key.insert(key.clone(), number);
-        self.batches.insert(number, NewBatch { key, payload: String::new(), items: 0 });
+        self.batches.insert(
+            number,
+            NewBatch {
+                key,
+                payload: String::new(),
+                items: 0,
+            },
+        );
         number
     }
 

@@ -21,7 +21,9 @@ pub(crate) enum ItemProblem {
     TooDeep,
     #[error("contains a NUL character (\\u0000), which cannot be stored: remove it")]
     Nul,
-    #[error("makes a payload of {0} bytes, at most {MAX_PAYLOAD_BYTES} are allowed: send a reference instead")]
+    #[error(
+        "makes a payload of {0} bytes, at most {MAX_PAYLOAD_BYTES} are allowed: send a reference instead"
+    )]
     TooLarge(usize),
     #[error("has no field {0:?}, which --key-field names")]
     NoKey(String),
@@ -71,7 +73,10 @@ fn key(item: &Value, field: &str) -> Result<Key, ItemProblem> {
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
         Some(_) => return Err(ItemProblem::KeyType(field.to_owned())),
     };
-    Key::new(&text).map_err(|problem| ItemProblem::BadKey { field: field.to_owned(), problem })
+    Key::new(&text).map_err(|problem| ItemProblem::BadKey {
+        field: field.to_owned(),
+        problem,
+    })
 }
 
 /// The parser counts lines within the one line that it sees, which would only confuse.

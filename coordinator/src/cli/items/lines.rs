@@ -21,7 +21,11 @@ pub(super) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, buffer: Vec::new(), number: 0 }
+        Self {
+            input,
+            buffer: Vec::new(),
+            number: 0,
+        }
     }
 
     /// The next line that is not blank, without the spaces around it; `None` at the end.

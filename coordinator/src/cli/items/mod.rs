@@ -22,7 +22,9 @@ pub(crate) enum ItemsError {
         problem: ItemProblem,
     },
     /// More than a payload's worth of bytes without a line feed.
-    #[error("line {line} is longer than {MAX_PAYLOAD_BYTES} bytes, the most that a payload may have: NDJSON is one item a line")]
+    #[error(
+        "line {line} is longer than {MAX_PAYLOAD_BYTES} bytes, the most that a payload may have: NDJSON is one item a line"
+    )]
     LongLine {
         /// Counted from 1.
         line: u64,

@@ -6,15 +6,25 @@ use super::batches::{MAX_OPEN_BYTES, NewBatch};
 use super::item::{ItemProblem, MAX_DEPTH};
 use super::*;
 
-fn read(input: &[u8], key_field: Option<&str>, batch_size: usize) -> Result<Vec<NewBatch>, ItemsError> {
-    let grouping = Grouping { key_field: key_field.map(str::to_owned), batch_size };
+fn read(
+    input: &[u8],
+    key_field: Option<&str>,
+    batch_size: usize,
+) -> Result<Vec<NewBatch>, ItemsError> {
+    let grouping = Grouping {
+        key_field: key_field.map(str::to_owned),
+        batch_size,
+    };
     Batches::new(Cursor::new(input), grouping).collect()
 }
 
 /// Batches as `key=payload`.
 fn batches(input: &str, key_field: Option<&str>, batch_size: usize) -> Vec<String> {
     let batches = read(input.as_bytes(), key_field, batch_size).unwrap();
-    batches.iter().map(|batch| format!("{}={}", batch.key, batch.payload)).collect()
+    batches
+        .iter()
+        .map(|batch| format!("{}={}", batch.key, batch.payload))
+        .collect()
 }
 
 fn problem(input: &[u8]) -> String {
@@ -23,9 +33,18 @@ fn problem(input: &[u8]) -> String {
 
 #[test]
 fn a_payload_is_always_an_array() {
-    assert_eq!(batches("1\n2\n3\n", None, 1), ["default=[1]", "default=[2]", "default=[3]"]);
-    assert_eq!(batches("1\n2\n3", None, 2), ["default=[1,2]", "default=[3]"]);
-    assert_eq!(batches("{\"a\": 1}\n[]\nnull\n\"x\"", None, 9), ["default=[{\"a\": 1},[],null,\"x\"]"]);
+    assert_eq!(
+        batches("1\n2\n3\n", None, 1),
+        ["default=[1]", "default=[2]", "default=[3]"]
+    );
+    assert_eq!(
+        batches("1\n2\n3", None, 2),
+        ["default=[1,2]", "default=[3]"]
+    );
+    assert_eq!(
+        batches("{\"a\": 1}\n[]\nnull\n\"x\"", None, 9),
+        ["default=[{\"a\": 1},[],null,\"x\"]"]
+    );
 }
 
 #[test]
@@ -51,18 +70,32 @@ fn a_key_must_be_text_or_a_whole_number() {
     let problem = |item: &str| read(item.as_bytes(), Some("t"), 1).unwrap_err().to_string();
     assert!(problem("{\"t\":1}\n{\"u\":1}").contains("line 2: has no field \"t\""));
     assert!(problem("[1]").contains("no field"));
-    for item in [r#"{"t":null}"#, r#"{"t":1.5}"#, r#"{"t":{}}"#, r#"{"t":99999999999999999999}"#] {
-        assert!(problem(item).contains("neither text nor a whole number"), "{item}");
+    for item in [
+        r#"{"t":null}"#,
+        r#"{"t":1.5}"#,
+        r#"{"t":{}}"#,
+        r#"{"t":99999999999999999999}"#,
+    ] {
+        assert!(
+            problem(item).contains("neither text nor a whole number"),
+            "{item}"
+        );
     }
     assert!(problem(r#"{"t":""}"#).contains("the key is empty"));
     assert!(problem(r#"{"t":"a\nb"}"#).contains("control character"));
     assert_eq!(batches(r#"{"t":-5}"#, Some("t"), 1), [r#"-5=[{"t":-5}]"#]);
-    assert_eq!(batches(r#"{"t":18446744073709551615}"#, Some("t"), 1).len(), 1);
+    assert_eq!(
+        batches(r#"{"t":18446744073709551615}"#, Some("t"), 1).len(),
+        1
+    );
 }
 
 #[test]
 fn windows_files_and_blank_lines_are_fine() {
-    assert_eq!(batches("\u{feff}1\r\n\r\n  \t\r\n 2 \r\n3", None, 9), ["default=[1,2,3]"]);
+    assert_eq!(
+        batches("\u{feff}1\r\n\r\n  \t\r\n 2 \r\n3", None, 9),
+        ["default=[1,2,3]"]
+    );
     // A mark anywhere else is no mark.
     assert!(problem("1\n\u{feff}2".as_bytes()).starts_with("line 2: is not one JSON value"));
 }
@@ -75,12 +108,28 @@ fn the_line_of_an_error_counts_blank_lines() {
 #[test]
 fn what_is_no_json_is_named() {
     let bad = [
-        "{\"a\":1,}", "{'a':1}", "// x", "NaN", "Infinity", "1 2", "{\"a\":1}{\"b\":2}", "01", "\"\\x\"", "[1",
-        "\"\\ud800\"", "1e999", "\u{1}", "\"a\tb\"", "tru",
+        "{\"a\":1,}",
+        "{'a':1}",
+        "// x",
+        "NaN",
+        "Infinity",
+        "1 2",
+        "{\"a\":1}{\"b\":2}",
+        "01",
+        "\"\\x\"",
+        "[1",
+        "\"\\ud800\"",
+        "1e999",
+        "\u{1}",
+        "\"a\tb\"",
+        "tru",
     ];
     for text in bad {
         let problem = problem(text.as_bytes());
-        assert!(problem.starts_with("line 1: is not one JSON value: "), "{text}: {problem}");
+        assert!(
+            problem.starts_with("line 1: is not one JSON value: "),
+            "{text}: {problem}"
+        );
         assert!(!problem.contains("at line"), "{problem}");
     }
 }
@@ -110,7 +159,11 @@ fn an_item_over_the_payload_limit_is_refused_and_one_at_the_limit_is_not() {
     let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let largest = text(MAX_PAYLOAD_BYTES - 2);
     let read_two = read(format!("{largest}\r\n{largest}").as_bytes(), None, 5).unwrap();
-    assert!(read_two.iter().all(|batch| batch.payload.len() == MAX_PAYLOAD_BYTES && batch.items == 1));
+    assert!(
+        read_two
+            .iter()
+            .all(|batch| batch.payload.len() == MAX_PAYLOAD_BYTES && batch.items == 1)
+    );
     let too_large = problem(format!("1\n{}", text(MAX_PAYLOAD_BYTES - 1)).as_bytes());
     assert!(too_large.contains("line 2: makes a payload of 1048577 bytes, at most 1048576"));
 }
@@ -119,15 +172,25 @@ fn an_item_over_the_payload_limit_is_refused_and_one_at_the_limit_is_not() {
 fn a_batch_closes_before_it_grows_over_the_payload_limit() {
     let item = format!("\"{}\"\n", "x".repeat(1_000));
     let read_all = read(item.repeat(3_000).as_bytes(), None, 100_000).unwrap();
-    assert_eq!(read_all.iter().map(|batch| batch.items).sum::<usize>(), 3_000);
-    assert!(read_all.iter().all(|batch| batch.payload.len() <= MAX_PAYLOAD_BYTES));
+    assert_eq!(
+        read_all.iter().map(|batch| batch.items).sum::<usize>(),
+        3_000
+    );
+    assert!(
+        read_all
+            .iter()
+            .all(|batch| batch.payload.len() <= MAX_PAYLOAD_BYTES)
+    );
     assert_eq!(read_all.len(), 3);
 }
 
 #[test]
 fn an_endless_line_ends_in_an_error_not_in_all_the_memory() {
     let endless = BufReader::new(std::io::repeat(b'x'));
-    let grouping = Grouping { key_field: None, batch_size: 1 };
+    let grouping = Grouping {
+        key_field: None,
+        batch_size: 1,
+    };
     let error = Batches::new(endless, grouping).next().unwrap().unwrap_err();
     assert!(matches!(error, ItemsError::LongLine { line: 1 }));
 }
@@ -138,9 +201,15 @@ fn very_many_keys_wait_in_bounded_memory() {
     let filler = "x".repeat(100_000);
     let lines = (0..1_000).map(|n| format!("{{\"t\":{n},\"x\":\"{filler}\"}}\n"));
     let input = lines.collect::<String>();
-    let grouping = Grouping { key_field: Some("t".into()), batch_size: 10 };
+    let grouping = Grouping {
+        key_field: Some("t".into()),
+        batch_size: 10,
+    };
     let mut input = Cursor::new(input.as_bytes());
-    let first = Batches::new(input.by_ref(), grouping).next().unwrap().unwrap();
+    let first = Batches::new(input.by_ref(), grouping)
+        .next()
+        .unwrap()
+        .unwrap();
     assert_eq!((first.key.as_str(), first.items), ("0", 1));
     assert!(usize::try_from(input.position()).unwrap() <= MAX_OPEN_BYTES + 2 * filler.len());
 }
@@ -148,17 +217,29 @@ fn very_many_keys_wait_in_bounded_memory() {
 #[test]
 fn nothing_is_an_error() {
     for nothing in ["", "\n \r\n", "\u{feff}"] {
-        assert!(matches!(read(nothing.as_bytes(), None, 1), Err(ItemsError::Empty)));
+        assert!(matches!(
+            read(nothing.as_bytes(), None, 1),
+            Err(ItemsError::Empty)
+        ));
     }
 }
 
 #[test]
 fn nothing_comes_after_an_error() {
-    let grouping = Grouping { key_field: None, batch_size: 1 };
+    let grouping = Grouping {
+        key_field: None,
+        batch_size: 1,
+    };
     let mut batches = Batches::new(Cursor::new(b"1\nnope\n2\n"), grouping);
     assert!(batches.next().unwrap().is_ok());
     let error = batches.next().unwrap().unwrap_err();
-    assert!(matches!(error, ItemsError::Line { line: 2, problem: ItemProblem::NotJson(_) }));
+    assert!(matches!(
+        error,
+        ItemsError::Line {
+            line: 2,
+            problem: ItemProblem::NotJson(_)
+        }
+    ));
     assert!(batches.next().is_none());
 }
 

@@ -1,0 +1,123 @@
+//! The dead queue: messages that no worker could read, and what the broker itself gave up on. What belongs
+//! to a known attempt becomes a dead batch in the ledger; the rest is put aside for a person.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use lapin::message::Delivery;
+use lapin::types::AMQPValue;
+use shared::backoff::Backoff;
+use shared::batch::BatchIds;
+use shared::broker::{Ack, BrokerError, Connector, PublishingPool};
+use shared::topology::{DEAD, HEADER_ERROR, HEADER_REASON};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{Effect, Judged, LedgerError, SettlementLedger, Verdict};
+use crate::notice::Notice;
+use crate::quarantine;
+use crate::topology::Topology;
+
+/// Unacked messages: dead ones are rare, so one at a time would do.
+const PREFETCH: u16 = 16;
+/// Reason of a message that the broker dead-lettered without a worker's word.
+const DEAD_LETTERED: &str = "dead_lettered";
+
+/// The stage.
+pub struct DeadStage {
+    /// Where dead batches are recorded.
+    pub ledger: Arc<dyn SettlementLedger>,
+    /// How to reach the broker.
+    pub connector: Connector,
+    /// Where strangers are put aside.
+    pub publishing: PublishingPool,
+    /// Asked for when the queue is missing.
+    pub topology: Topology,
+    /// Tells the dispatcher.
+    pub notices: mpsc::Sender<Notice>,
+    /// Ends the stage.
+    pub draining: CancellationToken,
+}
+
+/// Why a dead message was not dealt with; it stays in the queue.
+#[derive(Debug, thiserror::Error)]
+enum DeadError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl DeadStage {
+    /// Runs until draining.
+    pub async fn run(self) -> Result<(), std::convert::Infallible> {
+        let mut failures = 0;
+        while !self.draining.is_cancelled() {
+            match self.consume(&mut failures).await {
+                Ok(()) => break,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "lost the dead queue, building its consumer again");
+                    if matches!(error, DeadError::Broker(BrokerError::Missing { .. }))
+                        && let Err(error) = self.topology.ensure().await
+                    {
+                        tracing::error!(%error, "the topology is incomplete and cannot be mended");
+                    }
+                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn consume(&self, failures: &mut u32) -> Result<(), DeadError> {
+        let Some(connection) = self.connector.reconnect("dead", &self.draining).await else {
+            return Ok(());
+        };
+        let (mut deliveries, settle) = self.connector.subscribe(&connection, DEAD, PREFETCH).await?;
+        *failures = 0;
+        loop {
+            let delivery = tokio::select! {
+                delivery = deliveries.next() => delivery,
+                () = self.draining.cancelled() => return Ok(()),
+            };
+            let ended = || BrokerError::Lost(format!("the consumer of {DEAD} was cancelled"));
+            let delivery = delivery.ok_or_else(ended)??;
+            self.bury(&delivery).await?;
+            settle.ack(Ack { tag: delivery.delivery_tag, multiple: false }).await?;
+        }
+    }
+
+    /// Records the message's batch as dead, or puts the message aside.
+    async fn bury(&self, delivery: &Delivery) -> Result<(), DeadError> {
+        let reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
+        let error = header(delivery, HEADER_ERROR).unwrap_or_else(|| "the broker gave up on this message".into());
+        let known = match BatchIds::decode(&delivery.properties) {
+            Ok(ids) => {
+                let verdict = Verdict::Kill { reason: reason.clone(), error: error.clone() };
+                let judged = Judged { batch: ids.id, attempt: ids.attempt, verdict };
+                let settled = self.ledger.settle(&[judged], Timestamp::now()).await?;
+                let known = settled.iter().all(|settled| settled.effect != Effect::Unknown);
+                let _ = self.notices.send(Notice::Settled(settled)).await;
+                known
+            }
+            Err(_) => false,
+        };
+        metrics::counter!("tidegate_dead_messages_total", "known" => if known { "yes" } else { "no" }).increment(1);
+        if known {
+            tracing::warn!(reason, error, "a message could not be delivered, its batch is dead");
+        } else {
+            tracing::error!(reason, error, "a message that belongs to no batch, put aside in tidegate.quarantine");
+            quarantine::put_aside(&self.publishing, delivery, &reason, &error).await?;
+        }
+        Ok(())
+    }
+}
+
+fn header(delivery: &Delivery, name: &str) -> Option<String> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,181 @@
+//! Publishes waves of batches, one after the other, on one confirming channel.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use shared::backoff::Backoff;
+use shared::batch::Batch;
+use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
+use shared::id::BatchId;
+use shared::name::Attempt;
+use shared::topology;
+use tokio::sync::mpsc;
+
+use super::Answer;
+use super::dispatcher::Dispatch;
+use crate::ledger::{DispatchLedger, LedgerError};
+use crate::topology::Topology;
+
+/// Most payload bytes published as one group: what is read from the ledger at once stays bounded.
+const WAVE_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) struct Publishing {
+    pub(super) ledger: Arc<dyn DispatchLedger>,
+    pub(super) pool: PublishingPool,
+    pub(super) topology: Topology,
+    pub(super) lanes: u16,
+    pub(super) waves: mpsc::Receiver<Vec<Dispatch>>,
+    pub(super) confirmed: mpsc::Sender<Vec<(BatchId, Attempt)>>,
+    pub(super) answers: mpsc::Sender<Answer>,
+}
+
+/// Why a group, or a part of it, was not published.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("{nacked} messages refused by a full or unavailable queue, {unroutable} found no queue")]
+    Refused { nacked: usize, unroutable: usize },
+}
+
+/// Runs until there are no more waves.
+pub(super) async fn run(mut stage: Publishing) {
+    let mut publisher: Option<Publisher> = None;
+    let mut failures = 0;
+    while let Some(wave) = stage.waves.recv().await {
+        for group in by_bytes(wave) {
+            let (left, result) = stage.publish(&mut publisher, group).await;
+            match result {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, batches = left.len(), "could not publish, trying again");
+                    metrics::counter!("tidegate_publish_failures_total").increment(1);
+                    stage.mend(&error).await;
+                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+                    // The receiver is gone only when the whole stage is.
+                    let _ = stage.answers.send(Answer::Unpublished(left)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Publishing {
+    /// Publishes a group and passes on what was confirmed. Gives back what was not.
+    async fn publish(
+        &self,
+        publisher: &mut Option<Publisher>,
+        group: Vec<Dispatch>,
+    ) -> (Vec<Dispatch>, Result<(), PublishError>) {
+        let (group, messages) = match self.messages(&group).await {
+            Ok(messages) => pair(group, messages),
+            Err(error) => return (group, Err(error.into())),
+        };
+        let verdicts = match self.confirm(publisher, &messages).await {
+            Ok(verdicts) => verdicts,
+            Err(error) => return (group, Err(error.into())),
+        };
+        let (mut confirmed, mut left) = (Vec::with_capacity(group.len()), Vec::new());
+        let (mut nacked, mut unroutable) = (0, 0);
+        for (dispatch, verdict) in group.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Confirmed => {
+                    confirmed.push((dispatch.batch.id, dispatch.batch.attempt.next()));
+                    continue;
+                }
+                Verdict::Nacked => nacked += 1,
+                Verdict::Unroutable => unroutable += 1,
+            }
+            left.push(dispatch);
+        }
+        metrics::counter!("tidegate_published_total").increment(confirmed.len() as u64);
+        // The recording task ends after this one.
+        let _ = self.confirmed.send(confirmed).await;
+        let refused = Err(PublishError::Refused { nacked, unroutable });
+        if left.is_empty() { (left, Ok(())) } else { (left, refused) }
+    }
+
+    /// A publisher is used until it fails once; the next group gets a new one.
+    async fn confirm(
+        &self,
+        publisher: &mut Option<Publisher>,
+        messages: &[Message],
+    ) -> Result<Vec<Verdict>, BrokerError> {
+        let current = match publisher.take() {
+            Some(publisher) => publisher,
+            None => self.pool.publisher().await?,
+        };
+        let (current, verdicts) = current.publish(messages).await?;
+        *publisher = Some(current);
+        Ok(verdicts)
+    }
+
+    /// The messages, without those whose payload the ledger does not have.
+    async fn messages(&self, group: &[Dispatch]) -> Result<Vec<Option<Message>>, LedgerError> {
+        let ids: Vec<BatchId> = group.iter().map(|dispatch| dispatch.batch.id).collect();
+        let payloads = self.ledger.payloads(&ids).await?;
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+        let message = |(dispatch, payload): (&Dispatch, Option<_>)| {
+            let backlog = &dispatch.backlog;
+            let batch = Batch {
+                id: dispatch.batch.id,
+                run: backlog.run,
+                pipeline: backlog.pipeline.clone(),
+                key: backlog.key.clone(),
+                attempt: dispatch.batch.attempt.next(),
+                payload: payload?,
+            };
+            Some(Message {
+                exchange: topology::WORK,
+                routing_key: topology::work_routing_key(&batch.pipeline, batch.key.lane(self.lanes)),
+                properties: batch.properties(now),
+                body: String::from(Box::<str>::from(batch.payload)).into_bytes(),
+            })
+        };
+        Ok(group.iter().zip(payloads).map(message).collect())
+    }
+
+    /// A message that found no queue: somebody deleted one, or the broker lost everything.
+    async fn mend(&self, error: &PublishError) {
+        let missing = matches!(
+            error,
+            PublishError::Refused { unroutable: 1.., .. } | PublishError::Broker(BrokerError::Missing { .. })
+        );
+        if missing && let Err(error) = self.topology.ensure().await {
+            tracing::error!(%error, "the topology is incomplete and cannot be mended");
+        }
+    }
+}
+
+fn pair(group: Vec<Dispatch>, messages: Vec<Option<Message>>) -> (Vec<Dispatch>, Vec<Message>) {
+    let with_message = |(dispatch, message): (Dispatch, Option<Message>)| {
+        if message.is_none() {
+            tracing::error!(batch.id = %dispatch.batch.id, "the ledger has no payload of this batch");
+        }
+        message.map(|message| (dispatch, message))
+    };
+    group.into_iter().zip(messages).filter_map(with_message).unzip()
+}
+
+/// Cuts a wave where its payloads would need too much memory at once.
+fn by_bytes(wave: Vec<Dispatch>) -> Vec<Vec<Dispatch>> {
+    let mut groups: Vec<Vec<Dispatch>> = Vec::new();
+    let mut bytes = 0;
+    for dispatch in wave {
+        let size = dispatch.batch.bytes as usize;
+        match groups.last_mut() {
+            Some(group) if bytes + size <= WAVE_BYTES => {
+                bytes += size;
+                group.push(dispatch);
+            }
+            _ => {
+                bytes = size;
+                groups.push(vec![dispatch]);
+            }
+        }
+    }
+    groups
+}

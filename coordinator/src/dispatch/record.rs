@@ -1,0 +1,42 @@
+//! Records confirmed attempts as out: whatever was confirmed while the previous group was being committed
+//! goes into the next one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use shared::backoff::Backoff;
+use shared::id::BatchId;
+use shared::name::Attempt;
+use tokio::sync::mpsc;
+
+use super::Answer;
+use crate::ledger::DispatchLedger;
+
+/// Most attempts of one transaction.
+const GROUP: usize = 4_096;
+
+/// Runs until nothing more will be confirmed.
+pub(super) async fn run(
+    ledger: Arc<dyn DispatchLedger>,
+    mut confirmed: mpsc::Receiver<Vec<(BatchId, Attempt)>>,
+    answers: mpsc::Sender<Answer>,
+) {
+    while let Some(mut group) = confirmed.recv().await {
+        while group.len() < GROUP {
+            match confirmed.try_recv() {
+                Ok(more) => group.extend(more),
+                Err(_) => break,
+            }
+        }
+        let mut failures = 0;
+        while let Err(error) = ledger.record_out(&group, Timestamp::now()).await {
+            // Not recording is safe for a while: the batches count as out in the dispatcher, and a restart
+            // would publish them again with the same attempt.
+            failures += 1;
+            tracing::error!(%error, batches = group.len(), "cannot record what is out, trying again");
+            tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+        }
+        let recorded = group.into_iter().map(|(batch, _)| batch).collect();
+        let _ = answers.send(Answer::Recorded(recorded)).await;
+    }
+}

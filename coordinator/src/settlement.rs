@@ -1,0 +1,208 @@
+//! Settlement: consumes outcomes and settles them in the ledger, in groups, before acking them.
+//!
+//! Whatever arrived while the previous group was being committed goes into the next one. Acks follow the
+//! commit, so a crash in between brings the same outcomes again, and the ledger finds nothing to change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::stream::{SelectAll, select_all};
+use futures::{FutureExt, Stream, StreamExt};
+use jiff::Timestamp;
+use lapin::message::Delivery;
+use shared::backoff::Backoff;
+use shared::broker::{Ack, BrokerError, Connector, PublishingPool, Settle};
+use shared::config::PipelineConfig;
+use shared::name::{Lane, PipelineName};
+use shared::outcome::{Outcome, Outcomes, Report};
+use shared::topology::outcomes_queue;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::transition::RetryPolicy;
+use crate::ledger::{Effect, Judged, Settled, SettlementLedger, Verdict};
+use crate::notice::Notice;
+use crate::quarantine;
+use crate::topology::Topology;
+
+/// Unacked outcome messages, each with up to a hundred outcomes: two full groups.
+const PREFETCH: u16 = 64;
+/// Most outcomes of one transaction.
+const GROUP: usize = 4_096;
+
+/// The stage.
+pub struct SettlementStage {
+    /// Where outcomes are settled.
+    pub ledger: Arc<dyn SettlementLedger>,
+    /// How to reach the broker.
+    pub connector: Connector,
+    /// Where strangers are put aside.
+    pub publishing: PublishingPool,
+    /// Asked for when a queue is missing.
+    pub topology: Topology,
+    /// How many outcome queues there are.
+    pub lanes: u16,
+    /// Retry policies.
+    pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// Tells the dispatcher.
+    pub notices: mpsc::Sender<Notice>,
+    /// Ends the stage after the group at hand.
+    pub draining: CancellationToken,
+}
+
+/// A delivery and the lane that it came from.
+type FromLane = (usize, Result<Delivery, BrokerError>);
+
+impl SettlementStage {
+    /// Runs until draining, whatever happens to the broker meanwhile.
+    pub async fn run(self) -> Result<(), std::convert::Infallible> {
+        let mut failures = 0;
+        while !self.draining.is_cancelled() {
+            match self.consume(&mut failures).await {
+                Ok(()) => break,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "settlement lost its consumer, building it again");
+                    if matches!(error, BrokerError::Missing { .. }) && let Err(error) = self.topology.ensure().await {
+                        tracing::error!(%error, "the topology is incomplete and cannot be mended");
+                    }
+                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn consume(&self, failures: &mut u32) -> Result<(), BrokerError> {
+        let Some(connection) = self.connector.reconnect("outcomes", &self.draining).await else {
+            return Ok(());
+        };
+        let (mut lanes, mut streams) = (Vec::new(), Vec::new());
+        for (index, lane) in Lane::all(self.lanes).enumerate() {
+            let (deliveries, settle) = self.connector.subscribe(&connection, &outcomes_queue(lane), PREFETCH).await?;
+            let ended = BrokerError::Lost(format!("the consumer of {} was cancelled", settle.queue()));
+            // A stream that ends is a fault: say so, instead of letting the others hide it.
+            let ending = futures::stream::once(std::future::ready(Err(ended)));
+            streams.push(deliveries.chain(ending).map(move |delivery| (index, delivery)).boxed());
+            lanes.push(settle);
+        }
+        let mut deliveries = select_all(streams);
+        *failures = 0;
+        loop {
+            let first = tokio::select! {
+                first = deliveries.next() => first,
+                () = self.draining.cancelled() => return Ok(()),
+            };
+            let Some(first) = first else {
+                return Err(BrokerError::Lost("no lane is left".into()));
+            };
+            self.settle_group(first, &mut deliveries, &lanes).await?;
+        }
+    }
+
+    /// Settles the first message and everything that is already here, then acks it all.
+    async fn settle_group<S>(
+        &self,
+        first: FromLane,
+        more: &mut SelectAll<S>,
+        lanes: &[Settle],
+    ) -> Result<(), BrokerError>
+    where
+        S: Stream<Item = FromLane> + Unpin,
+    {
+        let mut group = Vec::new();
+        let mut acks: BTreeMap<usize, Ack> = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some((lane, delivery)) = next {
+            let delivery = delivery?;
+            acks.entry(lane)
+                .and_modify(|ack| *ack = Ack { tag: delivery.delivery_tag, multiple: true })
+                .or_insert(Ack { tag: delivery.delivery_tag, multiple: false });
+            self.read(&delivery, &mut group).await?;
+            next = if group.len() < GROUP { more.next().now_or_never().flatten() } else { None };
+        }
+        let settled = self.settle(&group).await;
+        for (lane, ack) in acks {
+            lanes[lane].ack(ack).await?;
+        }
+        // The dispatcher ends before this stage only while draining, and then needs no news.
+        let _ = self.notices.send(Notice::Settled(settled)).await;
+        Ok(())
+    }
+
+    /// Adds a message's outcomes to the group, or puts a stranger aside.
+    async fn read(&self, delivery: &Delivery, group: &mut Vec<Judged>) -> Result<(), BrokerError> {
+        match Outcomes::decode(&delivery.properties, &delivery.data) {
+            Ok(outcomes) => {
+                let redelivered = outcomes.reports.iter().filter(|report| report.redelivered).count();
+                metrics::counter!("tidegate_redelivered_outcomes_total").increment(redelivered as u64);
+                group.extend(outcomes.reports.into_iter().map(|report| self.judge(report)));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a message on the outcomes queue holds no outcomes, put aside");
+                quarantine::put_aside(&self.publishing, delivery, "undecodable_outcomes", &error.to_string()).await
+            }
+        }
+    }
+
+    /// Settles until the ledger has it: an outcome is never acked before.
+    async fn settle(&self, group: &[Judged]) -> Vec<Settled> {
+        for failures in 1.. {
+            match self.ledger.settle(group, Timestamp::now()).await {
+                Ok(settled) => {
+                    count(&settled);
+                    return settled;
+                }
+                Err(error) => tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again"),
+            }
+            tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+        }
+        unreachable!("the loop only ends by returning")
+    }
+
+    /// What should become of the batch, by its pipeline's policy.
+    fn judge(&self, report: Report) -> Judged {
+        let verdict = match report.outcome {
+            Outcome::Completed(completed) => Verdict::Complete {
+                rows: completed.rows,
+                statistics: completed.statistics,
+                follow_ups: completed.follow_ups,
+            },
+            Outcome::Retry { error, after_ms } => Verdict::Retry {
+                error,
+                after: after_ms,
+                policy: self.policy(&report.pipeline),
+                random: rand::random(),
+            },
+            Outcome::Throttled { reason, after_ms } => Verdict::Hold { reason, after: after_ms },
+            Outcome::Failed { reason, error } => Verdict::Kill { reason, error },
+            Outcome::Released { reason } => Verdict::Release { reason },
+        };
+        Judged { batch: report.batch, attempt: report.attempt, verdict }
+    }
+
+    fn policy(&self, pipeline: &PipelineName) -> RetryPolicy {
+        let config = self.pipelines.get(pipeline).cloned().unwrap_or_default();
+        RetryPolicy { max_attempts: config.max_attempts, backoff: config.backoff() }
+    }
+}
+
+fn count(settled: &[Settled]) {
+    let mut effects: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for settled in settled {
+        let effect = match settled.effect {
+            Effect::Completed => "completed",
+            Effect::CompletedLate => "completed_late",
+            Effect::Again => "again",
+            Effect::Dead => "dead",
+            Effect::Duplicate => "duplicate",
+            Effect::Stale => "stale",
+            Effect::Unknown => "unknown",
+        };
+        *effects.entry(effect).or_default() += 1;
+    }
+    for (effect, count) in effects {
+        metrics::counter!("tidegate_settled_total", "effect" => effect).increment(count);
+    }
+}
