@@ -65,6 +65,17 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Bytes of its follow-ups: the only part of an outcome that can be large.
+    #[must_use]
+    pub fn follow_up_bytes(&self) -> usize {
+        match self {
+            Self::Completed(completed) => completed.follow_ups.iter().map(|f| f.payload.get().len()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// What a completed batch leaves behind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Completed {

@@ -5,6 +5,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the log filter, such as `info` or `worker=debug,warn`.
 pub const LOG_VARIABLE: &str = "TIDEGATE_LOG";
+/// What the services log when that variable is not set. lapin stays silent: it logs as errors what it also
+/// returns as errors, and a failure is logged once, where it is handled.
+pub const DEFAULT_LOG_FILTER: &str = "info,lapin=off,sqlx=warn";
 
 /// Starts logging to stderr. Call once, first thing in `main`.
 pub fn init_logs(default_filter: &str) {

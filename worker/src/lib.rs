@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Tidegate's worker.
+//!
+//! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler,
+//! [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
+//! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
+//! results go. [`app`] wires it all.
+
+pub mod app;
+pub mod commit;
+pub mod consume;
+pub mod handler;
+pub mod handlers;
+pub mod held;
+pub mod jobs;
+pub mod presence;
+pub mod process;
+pub mod registry;
+pub mod report;
+pub mod sink;

@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the answer to a question. Submissions are not limited: stdin may be slow.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The code of a submission that was broken off and repeated before the coordinator noticed the break.
+const UNDER_WAY: &str = "submission_under_way";
+
 /// Speaks to one coordinator.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -274,7 +277,9 @@ impl Client {
         let body = response.bytes().await.unwrap_or_default();
         let problem: Option<Problem> = serde_json::from_slice(&body).ok();
         // A proxy in between has its own error pages, so 5xx counts without a problem document too.
-        let busy = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let busy = status == StatusCode::TOO_MANY_REQUESTS
+            || status.is_server_error()
+            || problem.as_ref().is_some_and(|p| p.code == UNDER_WAY);
         let said = |problem: Option<Problem>| {
             problem.unwrap_or_else(|| Problem {
                 title: status.to_string(),

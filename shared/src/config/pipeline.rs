@@ -46,8 +46,6 @@ pub enum HandlerKind {
     Exec,
     /// Does nothing: for measuring and for trying an installation.
     Noop,
-    /// A Rust type that the worker's `main.rs` registers under the pipeline's name.
-    Rust,
     /// The Search Console job's first stage; set by Tidegate itself.
     #[serde(skip_deserializing)]
     SearchConsolePlan,

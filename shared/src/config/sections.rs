@@ -135,8 +135,6 @@ pub struct WorkerConfig {
     pub pipelines: Option<Vec<PipelineName>>,
     /// How long SIGTERM lets running batches finish. Default 25 s: below Kubernetes' grace of 30 s.
     pub drain_timeout: Span,
-    /// Where to serve `/metrics`, `/healthz` and `/readyz`; nowhere by default.
-    pub listen: Option<SocketAddr>,
 }
 
 impl Default for WorkerConfig {
@@ -146,7 +144,6 @@ impl Default for WorkerConfig {
             look_ahead: 32,
             pipelines: None,
             drain_timeout: Span::seconds(25),
-            listen: None,
         }
     }
 }

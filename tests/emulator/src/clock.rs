@@ -38,16 +38,28 @@ impl VirtualClock {
         let running_since = runs.then(Instant::now);
         // The zone is compiled into the program.
         let pacific = TimeZone::get(PACIFIC).unwrap_or(TimeZone::UTC);
-        Self { setting: Mutex::new(Setting { time, running_since }), pacific }
+        Self {
+            setting: Mutex::new(Setting {
+                time,
+                running_since,
+            }),
+            pacific,
+        }
     }
 
     /// Now, in Pacific time.
     pub(crate) fn now(&self) -> Zoned {
-        self.change(|setting| setting.read()).to_zoned(self.pacific.clone())
+        self.change(|setting| setting.read())
+            .to_zoned(self.pacific.clone())
     }
 
     pub(crate) fn set(&self, time: Timestamp) {
-        self.change(|setting| *setting = Setting { time, running_since: setting.running_since.map(|_| Instant::now()) });
+        self.change(|setting| {
+            *setting = Setting {
+                time,
+                running_since: setting.running_since.map(|_| Instant::now()),
+            }
+        });
     }
 
     pub(crate) fn advance(&self, by: SignedDuration) {
@@ -58,7 +70,10 @@ impl VirtualClock {
 
     pub(crate) fn run(&self, runs: bool) {
         self.change(|setting| {
-            *setting = Setting { time: setting.read(), running_since: runs.then(Instant::now) };
+            *setting = Setting {
+                time: setting.read(),
+                running_since: runs.then(Instant::now),
+            };
         });
     }
 

@@ -1,5 +1,16 @@
 //! Where results are stored. A sink takes a batch's rows and its commit marker in one transaction,
 //! and the first marker of a batch wins: that is what makes effects happen exactly once.
+//!
+//! [`sqlite`] and [`postgres`] are siblings with the same tables; `conformance` is run on both.
+
+pub mod postgres;
+pub mod sqlite;
+
+mod group;
+mod marker;
+mod schema;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::id::BatchId;
@@ -18,8 +29,10 @@ pub trait Sink: Send + Sync + 'static {
     /// is written. Either way the answer is the outcome to report. When the answer of a commit was lost,
     /// the marker is read again before anything is said.
     ///
+    /// The rows are shared, so that a caller can try again with the same ones.
+    ///
     /// The sink adds what it alone knows to the statistics: `rows_written`, `slices_unchanged`.
-    async fn commit(&self, marker: Marker, rows: Rows) -> Result<Committed, SinkError>;
+    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError>;
 }
 
 /// Who stores what: the row that says a batch's results are in.
@@ -45,6 +58,17 @@ pub enum Committed {
 }
 
 impl Committed {
+    /// What a stored marker means to the one who tried to store `marker`.
+    fn by(marker: &Marker, stored_attempt: i64, stored_writer: &str, stored: Completed) -> Self {
+        let is_own = stored_attempt == i64::from(marker.attempt.number())
+            && stored_writer == marker.writer.as_str();
+        if is_own {
+            Self::Now(stored)
+        } else {
+            Self::Before(stored)
+        }
+    }
+
     /// The outcome to report, whoever stored it.
     #[must_use]
     pub fn into_completed(self) -> Completed {
@@ -55,14 +79,14 @@ impl Committed {
 }
 
 /// Why nothing was stored.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum SinkError {
     /// The database is away, locked or slow: the batch is fine and can be stored later.
     #[error("the sink is not available: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// The database refuses these rows, and would again.
     #[error("the sink refuses the rows: {0}")]
-    Refused(#[source] sqlx::Error),
+    Refused(#[source] Arc<sqlx::Error>),
     /// The stored marker cannot be read.
     #[error("the commit marker of batch {batch} is damaged: {problem}")]
     DamagedMarker {

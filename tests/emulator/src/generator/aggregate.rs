@@ -29,7 +29,11 @@ pub fn rows(options: &Options, selection: &Selection, now: &Zoned) -> RowSet {
     let plan = Plan::new(selection, layout);
     let mut all: Vec<Row> = Vec::new();
     let mut days = 0;
-    for (order, date) in (0..).zip(first.series(jiff::Span::new().days(1)).take_while(|date| *date <= last)) {
+    for (order, date) in (0..).zip(
+        first
+            .series(jiff::Span::new().days(1))
+            .take_while(|date| *date <= last),
+    ) {
         let age = days_between(date, now.date());
         let day = Day::new(options, &selection.site, selection.search_type, date, age);
         let mut of_day = plan.day_rows(day, order, &plan.hours(date, now));
@@ -55,8 +59,16 @@ pub fn rows(options: &Options, selection: &Selection, now: &Zoned) -> RowSet {
 /// The first and last day that are served at all; the first is after the last when there is none.
 fn served_days(options: &Options, selection: &Selection, now: &Zoned) -> (Date, Date) {
     let today = now.date();
-    let keep = if selection.dimensions.contains(&Dimension::Hour) { HOURLY_DAYS } else { options.retention_days };
-    let lag = if selection.data_state == DataState::Final { options.final_lag } else { 0 };
+    let keep = if selection.dimensions.contains(&Dimension::Hour) {
+        HOURLY_DAYS
+    } else {
+        options.retention_days
+    };
+    let lag = if selection.data_state == DataState::Final {
+        options.final_lag
+    } else {
+        0
+    };
     let first = selection.start.max(days_before(today, keep.min(MAX_DAYS)));
     (first, selection.end.min(days_before(today, lag)))
 }
@@ -137,7 +149,11 @@ impl Plan {
                 continue;
             }
             for extra in 0..if self.by_page { fact.pages } else { 1 } {
-                let page = self.layout.texts.pages.order_of(day.page_of(fact.page, extra));
+                let page = self
+                    .layout
+                    .texts
+                    .pages
+                    .order_of(day.page_of(fact.page, extra));
                 if !self.pages.allows(page) {
                     continue;
                 }
@@ -161,8 +177,15 @@ impl Plan {
         }
         std::array::from_fn(|hour| {
             let hour = i8::try_from(hour).unwrap_or(0);
-            let known = if date == now.date() { hour % (now.hour() + 1) } else { hour };
-            let real = date.at(known, 0, 0, 0).to_zoned(now.time_zone().clone()).map_or(known, |zoned| zoned.hour());
+            let known = if date == now.date() {
+                hour % (now.hour() + 1)
+            } else {
+                hour
+            };
+            let real = date
+                .at(known, 0, 0, 0)
+                .to_zoned(now.time_zone().clone())
+                .map_or(known, |zoned| zoned.hour());
             u64::try_from(real).unwrap_or(0)
         })
     }

@@ -35,7 +35,7 @@ const CTR_PERMILLE_BELOW: u64 = 8;
 /// How many facts per thousand of a partial day are known at age 0, 1 and later.
 const PARTIAL_PERMILLE: [u64; 3] = [250, 700, 970];
 /// Days after `final_lag` until the late revision; below these marks a fact vanishes, or grows.
-const REVISION_DELAY_DAYS: i32 = 2;
+pub(crate) const REVISION_DELAY_DAYS: i32 = 2;
 const REVISION_VANISHES: u64 = 2;
 const REVISION_GROWS: u64 = 12;
 /// Queries below this rank are never anonymous.
@@ -76,7 +76,13 @@ pub(crate) struct Day {
 }
 
 impl Day {
-    pub(crate) fn new(options: &Options, site: &str, search_type: SearchType, date: Date, age: i32) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        site: &str,
+        search_type: SearchType,
+        date: Date,
+        age: i32,
+    ) -> Self {
         let site_hash = fnv(site);
         let days_since_1970 = days_since_1970(date);
         let type_index = search_type as u64;
@@ -85,10 +91,16 @@ impl Day {
             ^ mix(days_since_1970.wrapping_mul(0x2545_F491_4F6C_DD1D))
             ^ (type_index + 1).wrapping_mul(GOLDEN));
         let facts = options.profile.facts();
-        let absent_type =
-            matches!(search_type, SearchType::News | SearchType::Discover | SearchType::GoogleNews)
-                && site_hash.is_multiple_of(3);
-        let count = if absent_type || options.empty.iter().any(|range: &EmptyRange| range.covers(site, date)) {
+        let absent_type = matches!(
+            search_type,
+            SearchType::News | SearchType::Discover | SearchType::GoogleNews
+        ) && site_hash.is_multiple_of(3);
+        let count = if absent_type
+            || options
+                .empty
+                .iter()
+                .any(|range: &EmptyRange| range.covers(site, date))
+        {
             0
         } else if search_type == SearchType::Web {
             facts
@@ -112,7 +124,11 @@ impl Day {
 
     /// Page number `extra` of a fact whose first page is `page`.
     pub(crate) fn page_of(self, page: u64, extra: u64) -> u64 {
-        if extra == 0 { page } else { low(2 * page + extra, self.page_bits) }
+        if extra == 0 {
+            page
+        } else {
+            low(2 * page + extra, self.page_bits)
+        }
     }
 
     fn fact(self, index: u64) -> Option<Fact> {
@@ -124,7 +140,10 @@ impl Day {
         let impressions = 1 + ((h2 >> 32) & (largest - 1));
         let position_x10 = 10 + h3 % 400;
         let result = usize::try_from(position_x10 / 10).unwrap_or(usize::MAX);
-        let ctr = CTR_PERMILLE.get(result - 1).copied().unwrap_or(CTR_PERMILLE_BELOW);
+        let ctr = CTR_PERMILLE
+            .get(result - 1)
+            .copied()
+            .unwrap_or(CTR_PERMILLE_BELOW);
         let clicks = impressions.min((impressions * ctr + (h3 >> 16) % 1000) / 1000);
         let revision = self.revision((h3 >> 32) % 1000)?;
 
@@ -144,7 +163,9 @@ impl Day {
     /// Impressions added by the late revision; `None` when the fact is not known at this age.
     fn revision(self, draw: u64) -> Option<u64> {
         if self.age < self.final_lag {
-            let age = usize::try_from(self.age).unwrap_or(0).min(PARTIAL_PERMILLE.len() - 1);
+            let age = usize::try_from(self.age)
+                .unwrap_or(0)
+                .min(PARTIAL_PERMILLE.len() - 1);
             (draw < PARTIAL_PERMILLE[age]).then_some(0)
         } else if self.age < self.final_lag + REVISION_DELAY_DAYS || draw >= REVISION_GROWS {
             Some(0)

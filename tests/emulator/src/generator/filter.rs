@@ -30,7 +30,11 @@ impl Filter {
     /// Reads operator and expression; `None` for an unknown operator or a broken expression.
     #[must_use]
     pub fn parse(dimension: Dimension, operator: &str, expression: &str) -> Option<Self> {
-        let word: String = operator.chars().filter(|c| *c != '_').collect::<String>().to_ascii_lowercase();
+        let word: String = operator
+            .chars()
+            .filter(|c| *c != '_')
+            .collect::<String>()
+            .to_ascii_lowercase();
         let (condition, negated) = match word.as_str() {
             "equals" => (Condition::Equals(expression.to_owned()), false),
             "notequals" => (Condition::Equals(expression.to_owned()), true),
@@ -40,12 +44,18 @@ impl Filter {
             "excludingregex" => (Condition::Matches(Regex::new(expression).ok()?), true),
             _ => return None,
         };
-        Some(Self { dimension, condition, negated })
+        Some(Self {
+            dimension,
+            condition,
+            negated,
+        })
     }
 
     pub(crate) fn accepts(&self, text: &str) -> bool {
         let holds = match &self.condition {
-            Condition::Equals(wanted) if matches!(self.dimension, Dimension::Country | Dimension::Device) => {
+            Condition::Equals(wanted)
+                if matches!(self.dimension, Dimension::Country | Dimension::Device) =>
+            {
                 wanted.eq_ignore_ascii_case(text)
             }
             Condition::Equals(wanted) => wanted == text,
@@ -66,15 +76,24 @@ impl Passing {
         dimension: Dimension,
         texts: impl Iterator<Item = std::borrow::Cow<'a, str>>,
     ) -> Self {
-        let relevant: Vec<&Filter> = filters.iter().filter(|filter| filter.dimension == dimension).collect();
+        let relevant: Vec<&Filter> = filters
+            .iter()
+            .filter(|filter| filter.dimension == dimension)
+            .collect();
         if relevant.is_empty() {
             return Self(None);
         }
-        Self(Some(texts.map(|text| relevant.iter().all(|filter| filter.accepts(&text))).collect()))
+        Self(Some(
+            texts
+                .map(|text| relevant.iter().all(|filter| filter.accepts(&text)))
+                .collect(),
+        ))
     }
 
     pub(crate) fn allows(&self, order: u64) -> bool {
-        self.0.as_ref().is_none_or(|passing| passing[usize::try_from(order).unwrap_or(usize::MAX)])
+        self.0
+            .as_ref()
+            .is_none_or(|passing| passing[usize::try_from(order).unwrap_or(usize::MAX)])
     }
 }
 
@@ -85,12 +104,16 @@ mod tests {
     #[test]
     fn operators_do_what_they_say() {
         let accepts = |operator, expression, text| {
-            Filter::parse(Dimension::Query, operator, expression).unwrap().accepts(text)
+            Filter::parse(Dimension::Query, operator, expression)
+                .unwrap()
+                .accepts(text)
         };
         assert!(accepts("equals", "abc", "abc") && !accepts("equals", "abc", "Abc"));
         assert!(accepts("NOT_EQUALS", "abc", "Abc"));
         assert!(accepts("contains", "BC", "abcd") && !accepts("notContains", "bc", "aBCd"));
-        assert!(accepts("includingRegex", "^a.c$", "abc") && accepts("excludingRegex", "^a.c$", "abcd"));
+        assert!(
+            accepts("includingRegex", "^a.c$", "abc") && accepts("excludingRegex", "^a.c$", "abcd")
+        );
         assert!(Filter::parse(Dimension::Query, "like", "a").is_none());
         assert!(Filter::parse(Dimension::Query, "includingRegex", "(").is_none());
     }

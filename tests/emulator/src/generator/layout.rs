@@ -43,6 +43,7 @@ pub(crate) struct Layout {
     first_day: Date,
     time_zone: TimeZone,
     base_address: String,
+    base_address_json: String,
     pub(crate) texts: Arc<Texts>,
     countries: [&'static str; COUNTRIES.len()],
     devices: [&'static str; DEVICES.len()],
@@ -77,7 +78,17 @@ impl Layout {
         countries.sort_unstable();
         let mut devices = DEVICES.map(|(name, _)| name);
         devices.sort_unstable();
-        Self { fields, first_day, time_zone, base_address, texts, countries, devices }
+        let base_address_json = escaped(&base_address);
+        Self {
+            fields,
+            first_day,
+            time_zone,
+            base_address,
+            base_address_json,
+            texts,
+            countries,
+            devices,
+        }
     }
 
     pub(crate) fn pack(&self, orders: Orders) -> u64 {
@@ -98,8 +109,39 @@ impl Layout {
     /// The texts of a key, in request order.
     pub(crate) fn keys(&self, key: u64) -> impl Iterator<Item = Cow<'_, str>> {
         self.fields.iter().map(move |(dimension, shift, mask)| {
-            self.text(*dimension, usize::try_from((key >> shift) & mask).unwrap_or(usize::MAX))
+            self.text(
+                *dimension,
+                usize::try_from((key >> shift) & mask).unwrap_or(usize::MAX),
+            )
         })
+    }
+
+    pub(crate) fn key_count(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether two keys belong to the same date, or dates are not in the keys.
+    pub(crate) fn same_date(&self, one: u64, other: u64) -> bool {
+        self.fields
+            .iter()
+            .filter(|(dimension, ..)| *dimension == Dimension::Date)
+            .all(|(_, shift, _)| one >> shift == other >> shift)
+    }
+
+    /// Adds one text of a key to a JSON string.
+    pub(crate) fn write_key(&self, key: u64, index: usize, out: &mut String) {
+        let (dimension, shift, mask) = self.fields[index];
+        let order = usize::try_from((key >> shift) & mask).unwrap_or(usize::MAX);
+        match dimension {
+            Dimension::Page if !self.texts.needs_escape => {
+                out.push_str(&self.base_address_json);
+                out.push_str(self.texts.pages.text(order));
+            }
+            Dimension::Page | Dimension::Query if self.texts.needs_escape => {
+                out.push_str(&escaped(&self.text(dimension, order)));
+            }
+            _ => out.push_str(&self.text(dimension, order)),
+        }
     }
 
     /// The text behind one order number.
@@ -108,7 +150,9 @@ impl Layout {
             Dimension::Date => Cow::Owned(self.day(order as u64).to_string()),
             Dimension::Hour => Cow::Owned(self.hour_text(order as u64)),
             Dimension::Query => Cow::Borrowed(self.texts.queries.text(order)),
-            Dimension::Page => Cow::Owned([self.base_address.as_str(), self.texts.pages.text(order)].concat()),
+            Dimension::Page => {
+                Cow::Owned([self.base_address.as_str(), self.texts.pages.text(order)].concat())
+            }
             Dimension::Country => Cow::Borrowed(self.countries[order]),
             Dimension::Device => Cow::Borrowed(self.devices[order]),
             Dimension::SearchAppearance => Cow::Borrowed(APPEARANCES[order]),
@@ -132,14 +176,26 @@ impl Layout {
 
     /// Order numbers of the countries and devices that each byte stands for.
     pub(crate) fn byte_tables(&self) -> ([u64; 256], [u64; 256]) {
-        (table(&COUNTRIES, &self.countries), table(&DEVICES, &self.devices))
+        (
+            table(&COUNTRIES, &self.countries),
+            table(&DEVICES, &self.devices),
+        )
     }
+}
+
+/// A text as it stands between the quotes of a JSON string.
+fn escaped(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// For each byte the place, among the sorted names, of the first entry whose threshold is above it.
 fn table(entries: &[(&str, u16)], sorted: &[&str]) -> [u64; 256] {
     std::array::from_fn(|byte| {
-        let name = entries.iter().find(|(_, threshold)| usize::from(*threshold) > byte).map_or("", |e| e.0);
+        let name = entries
+            .iter()
+            .find(|(_, threshold)| usize::from(*threshold) > byte)
+            .map_or("", |e| e.0);
         sorted.iter().position(|s| *s == name).unwrap_or(0) as u64
     })
 }

@@ -1,8 +1,8 @@
 //! Generator v1: what there is to be found in the emulated Search Console.
 //!
 //! Rows are a pure function of the [`Options`], the [`Selection`] and the time. Nothing is stored, so a test
-//! can ask for the truth at any moment, before or after a revision. In flow order: [`facts`] makes the
-//! searches of a day, [`layout`] packs their keys, [`aggregate`] adds them up and sorts them, and a [`RowSet`]
+//! can ask for the truth at any moment, before or after a revision. In flow order: `facts` makes the
+//! searches of a day, `layout` packs their keys, `aggregate` adds them up and sorts them, and a [`RowSet`]
 //! gives texts and ratios back.
 
 mod aggregate;
@@ -18,6 +18,7 @@ mod vocabulary;
 
 pub use aggregate::rows;
 pub(crate) use aggregate::{days_before, days_between};
+pub(crate) use facts::REVISION_DELAY_DAYS;
 pub use filter::{Condition, Filter};
 pub(crate) use layout::MAX_DAYS;
 pub use primitives::{fnv, mix};

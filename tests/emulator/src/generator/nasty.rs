@@ -8,8 +8,20 @@ use std::fmt::Write as _;
 use super::texts;
 
 /// Queries that look like something else; the most frequent ranks get them.
-const LOOKALIKES: [&str; 12] =
-    ["007", "1e5", "null", "true", "2026-02-10", "NaN", "-0", "0x1F", "1,000", "\\N", "\"\"", "' or 1=1 --"];
+const LOOKALIKES: [&str; 12] = [
+    "007",
+    "1e5",
+    "null",
+    "true",
+    "2026-02-10",
+    "NaN",
+    "-0",
+    "0x1F",
+    "1,000",
+    "\\N",
+    "\"\"",
+    "' or 1=1 --",
+];
 /// Together with its base address about as long as addresses get before browsers refuse them.
 const LONG_ADDRESS_CHARS: usize = 2_000;
 /// How many kinds of oddity alternate; the other ranks keep their plain texts.
@@ -17,7 +29,10 @@ const KINDS: u64 = 16;
 
 /// The text of a query.
 pub(crate) fn query(rank: u64, out: &mut String) {
-    if let Some(text) = usize::try_from(rank).ok().and_then(|index| LOOKALIKES.get(index)) {
+    if let Some(text) = usize::try_from(rank)
+        .ok()
+        .and_then(|index| LOOKALIKES.get(index))
+    {
         out.push_str(text);
         return;
     }
@@ -44,7 +59,11 @@ pub(crate) fn query(rank: u64, out: &mut String) {
 pub(crate) fn page(rank: u64, out: &mut String) {
     let _ = match rank % KINDS {
         1 => write!(out, "p/{rank}?q=\"x\"&t='y'\t"),
-        2 => write!(out, "p/{rank}/{}", "long-".repeat(LONG_ADDRESS_CHARS / "long-".len())),
+        2 => write!(
+            out,
+            "p/{rank}/{}",
+            "long-".repeat(LONG_ADDRESS_CHARS / "long-".len())
+        ),
         3 => write!(out, "%D0%BF%D1%80%D0%B8%D0%B2%D0%B5%D1%82/{rank}"),
         4 => write!(out, "привет/🦀/{rank}"),
         5 => write!(out, "p/Case-{rank}"),

@@ -1,9 +1,9 @@
 //! The three integer functions under generator v1. Everything wraps at 64 bits.
 
-/// The golden ratio as a 64-bit fraction: the step of SplitMix64.
+/// The golden ratio as a 64-bit fraction: the step of `SplitMix64`.
 pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The finaliser of SplitMix64: every input bit reaches every output bit.
+/// The finaliser of `SplitMix64`: every input bit reaches every output bit.
 #[must_use]
 pub fn mix(value: u64) -> u64 {
     let mut z = value;

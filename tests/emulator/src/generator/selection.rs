@@ -53,7 +53,9 @@ pub struct EmptyRange {
 
 impl EmptyRange {
     pub(crate) fn covers(&self, site: &str, date: Date) -> bool {
-        self.site.as_deref().is_none_or(|wanted| wanted == site) && self.from <= date && date <= self.to
+        self.site.as_deref().is_none_or(|wanted| wanted == site)
+            && self.from <= date
+            && date <= self.to
     }
 }
 
@@ -107,6 +109,10 @@ impl Selection {
     /// Whether the rows are grouped or filtered by this dimension.
     #[must_use]
     pub fn touches(&self, dimension: Dimension) -> bool {
-        self.dimensions.contains(&dimension) || self.filters.iter().any(|filter| filter.dimension == dimension)
+        self.dimensions.contains(&dimension)
+            || self
+                .filters
+                .iter()
+                .any(|filter| filter.dimension == dimension)
     }
 }

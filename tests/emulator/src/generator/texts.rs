@@ -39,7 +39,9 @@ impl Table {
         };
         for (place, (text, rank)) in (0..).zip(&texts) {
             table.joined.push_str(text);
-            table.ends.push(u32::try_from(table.joined.len()).unwrap_or(u32::MAX));
+            table
+                .ends
+                .push(u32::try_from(table.joined.len()).unwrap_or(u32::MAX));
             table.order[*rank] = place;
         }
         table
@@ -56,10 +58,17 @@ impl Table {
 
     /// The text with this order number.
     pub(crate) fn text(&self, order: usize) -> &str {
-        let start = if order == 0 { 0 } else { self.ends[order - 1] as usize };
+        let start = if order == 0 {
+            0
+        } else {
+            self.ends[order - 1] as usize
+        };
         &self.joined[start..self.ends[order] as usize]
     }
 }
+
+/// Writes the text of a rank.
+type Spell = fn(u64, &mut String);
 
 /// The queries and pages of one profile.
 #[derive(Debug)]
@@ -81,8 +90,11 @@ impl Texts {
     }
 
     fn new(profile: Profile, nasty: bool) -> Self {
-        let (query, page): (fn(u64, &mut String), fn(u64, &mut String)) =
-            if nasty { (nasty::query, nasty::page) } else { (query, page) };
+        let (query, page): (Spell, Spell) = if nasty {
+            (nasty::query, nasty::page)
+        } else {
+            (query, page)
+        };
         Self {
             queries: Table::new(1 << profile.query_bits(), query),
             pages: Table::new(1 << profile.page_bits(), page),
@@ -127,7 +139,13 @@ mod tests {
 
     #[test]
     fn pages_start_with_the_property() {
-        assert_eq!(base_address("sc-domain:alpha.example"), "https://alpha.example/");
-        assert_eq!(base_address("https://gamma.example/shop/"), "https://gamma.example/shop/");
+        assert_eq!(
+            base_address("sc-domain:alpha.example"),
+            "https://alpha.example/"
+        );
+        assert_eq!(
+            base_address("https://gamma.example/shop/"),
+            "https://gamma.example/shop/"
+        );
     }
 }

@@ -6,7 +6,9 @@
 /// Compares the way the API does: letters only, in any case.
 fn same_word(text: &str, word: &str) -> bool {
     fn letters(text: &str) -> impl Iterator<Item = u8> {
-        text.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase())
+        text.bytes()
+            .filter(|byte| *byte != b'_')
+            .map(|byte| byte.to_ascii_lowercase())
     }
     letters(text).eq(letters(word))
 }

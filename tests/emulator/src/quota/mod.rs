@@ -11,9 +11,9 @@ use crate::config::Config;
 use window::Window;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const TEN_MINUTES: Duration = Duration::from_secs(600);
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const TEN_MINUTES: Duration = Duration::from_mins(10);
+const DAY: Duration = Duration::from_hours(24);
 /// Queries a new project may send in a minute.
 const NEW_PROJECT_PER_MINUTE: u64 = 60;
 
@@ -100,21 +100,50 @@ impl Quotas {
             self.users.insert(user.to_owned(), Window::new(MINUTE));
         }
         // Both were just put there.
-        let (Some(of_site), Some(of_user)) = (self.sites.get_mut(site), self.users.get_mut(user)) else {
+        let (Some(of_site), Some(of_user)) = (self.sites.get_mut(site), self.users.get_mut(user))
+        else {
             return Ok(());
         };
-        let new_project = if config.new_project { NEW_PROJECT_PER_MINUTE } else { 0 };
+        let new_project = if config.new_project {
+            NEW_PROJECT_PER_MINUTE
+        } else {
+            0
+        };
         let checks = [
-            (Limit::ProjectDay, self.project_day.has_room(1, config.qpd_project, now)),
-            (Limit::NewProject, self.project_minute.has_room(1, new_project, now)),
-            (Limit::ProjectMinute, self.project_minute.has_room(1, config.qpm_project, now)),
+            (
+                Limit::ProjectDay,
+                self.project_day.has_room(1, config.qpd_project, now),
+            ),
+            (
+                Limit::NewProject,
+                self.project_minute.has_room(1, new_project, now),
+            ),
+            (
+                Limit::ProjectMinute,
+                self.project_minute.has_room(1, config.qpm_project, now),
+            ),
             (Limit::UserMinute, of_user.has_room(1, config.qpm_user, now)),
-            (Limit::SiteBurst, of_site.burst.has_room(1, config.qps_burst, now)),
-            (Limit::SiteMinute, of_site.minute.has_room(1, config.qpm_site, now)),
-            (Limit::LoadLong, of_site.load_long.has_room(load, config.load_long, now)),
-            (Limit::LoadShort, of_site.load_short.has_room(load, config.load_short, now)),
+            (
+                Limit::SiteBurst,
+                of_site.burst.has_room(1, config.qps_burst, now),
+            ),
+            (
+                Limit::SiteMinute,
+                of_site.minute.has_room(1, config.qpm_site, now),
+            ),
+            (
+                Limit::LoadLong,
+                of_site.load_long.has_room(load, config.load_long, now),
+            ),
+            (
+                Limit::LoadShort,
+                of_site.load_short.has_room(load, config.load_short, now),
+            ),
         ];
-        let refused = checks.iter().find(|(_, has_room)| !has_room).map(|(limit, _)| *limit);
+        let refused = checks
+            .iter()
+            .find(|(_, has_room)| !has_room)
+            .map(|(limit, _)| *limit);
         if refused.is_none() || config.punish {
             for window in [&mut self.project_day, &mut self.project_minute, of_user] {
                 window.charge(1, now);
@@ -143,31 +172,49 @@ mod tests {
     use super::*;
 
     fn burst_of(config: &Config, quotas: &mut Quotas, now: Instant, count: u32) -> u32 {
-        (0..count).map(|_| u32::from(quotas.charge(config, "site", "user", 1, now).is_ok())).sum()
+        (0..count)
+            .map(|_| u32::from(quotas.charge(config, "site", "user", 1, now).is_ok()))
+            .sum()
     }
 
     #[test]
     fn a_refused_query_costs_nothing_unless_punished() {
         let start = Instant::now();
-        let later = start + Duration::from_millis(1_000);
+        let later = start + Duration::from_secs(1);
         for (punish, then) in [(false, 20), (true, 0)] {
-            let config = Config { punish, ..Config::default() };
+            let config = Config {
+                punish,
+                ..Config::default()
+            };
             let mut quotas = Quotas::new();
             assert_eq!(burst_of(&config, &mut quotas, start, 20), 20);
-            assert_eq!(burst_of(&config, &mut quotas, start + Duration::from_millis(500), 40), 0);
+            assert_eq!(
+                burst_of(&config, &mut quotas, start + Duration::from_millis(500), 40),
+                0
+            );
             assert_eq!(burst_of(&config, &mut quotas, later, 20), then);
         }
     }
 
     #[test]
     fn sites_are_limited_apart_and_users_together() {
-        let config = Config { qps_burst: 1, qpm_user: 2, ..Config::default() };
+        let config = Config {
+            qps_burst: 1,
+            qpm_user: 2,
+            ..Config::default()
+        };
         let mut quotas = Quotas::new();
         let now = Instant::now();
         assert_eq!(quotas.charge(&config, "a", "u", 1, now), Ok(()));
-        assert_eq!(quotas.charge(&config, "a", "u", 1, now), Err(Limit::SiteBurst));
+        assert_eq!(
+            quotas.charge(&config, "a", "u", 1, now),
+            Err(Limit::SiteBurst)
+        );
         assert_eq!(quotas.charge(&config, "b", "u", 1, now), Ok(()));
-        assert_eq!(quotas.charge(&config, "c", "u", 1, now), Err(Limit::UserMinute));
+        assert_eq!(
+            quotas.charge(&config, "c", "u", 1, now),
+            Err(Limit::UserMinute)
+        );
         assert_eq!(quotas.charge(&config, "c", "v", 1, now), Ok(()));
     }
 
@@ -175,7 +222,10 @@ mod tests {
     fn load_grows_with_days_dimensions_and_offset() {
         assert_eq!(load_cost(1, false, false, 0), 1);
         assert_eq!(load_cost(30, true, false, 0), 300);
-        let slice: u64 = [0, 25_000, 50_000].map(|start| load_cost(1, true, true, start)).iter().sum();
+        let slice: u64 = [0, 25_000, 50_000]
+            .map(|start| load_cost(1, true, true, start))
+            .iter()
+            .sum();
         assert_eq!(slice, 150);
     }
 }

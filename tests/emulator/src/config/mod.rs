@@ -2,11 +2,15 @@
 //!
 //! All keys are optional and flat, so that one JSON object changes one number. An unknown key is an error.
 
+mod parts;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use parts::{Latency, OauthClient, Permission, ServiceAccount, Site, Spelling, TieMode};
 
 use crate::fault::Rule;
 use crate::generator::{EmptyRange, MAX_DAYS, Options, Profile};
@@ -41,6 +45,10 @@ pub enum ConfigError {
 /// The emulator's settings. The defaults are those of a small, healthy Search Console.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct Config {
     /// Where to listen; loopback only, because nothing here is protected. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -112,114 +120,6 @@ pub struct Config {
     pub cache_mb: u64,
 }
 
-/// Spelling of the metadata keys; both have been seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Spelling {
-    /// `first_incomplete_date`.
-    Snake,
-    /// `firstIncompleteDate`.
-    Camel,
-}
-
-/// The order of rows with equal clicks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TieMode {
-    /// By impressions and key.
-    Stable,
-    /// Random in every answer, which breaks paging by offset on purpose.
-    ShufflePerRequest,
-}
-
-/// What the caller may do with a property.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Permission {
-    /// Everything.
-    SiteOwner,
-    /// Reads everything.
-    SiteFullUser,
-    /// Reads data.
-    SiteRestrictedUser,
-    /// Is listed, but reads nothing.
-    SiteUnverifiedUser,
-}
-
-/// A property.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Site {
-    /// `sc-domain:example.com`, or an address with a trailing slash.
-    pub url: String,
-    /// What callers may do.
-    pub permission: Permission,
-    /// Its size, when it is not that of the others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Profile>,
-    /// Who is a user of the property; everybody when empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub users: Vec<String>,
-}
-
-/// A service account that may ask for tokens.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceAccount {
-    /// Its address, the `iss` of its assertions.
-    pub email: String,
-    /// Its RSA public key in PEM (`BEGIN PUBLIC KEY` or `BEGIN RSA PUBLIC KEY`).
-    pub public_key: String,
-}
-
-/// An OAuth client whose users may refresh their tokens. Any refresh token works but `revoked`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OauthClient {
-    /// Its id.
-    pub client_id: String,
-    /// Its secret.
-    pub client_secret: String,
-}
-
-/// How long answers take; immediate by default.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "mode", deny_unknown_fields)]
-pub enum Latency {
-    /// As fast as possible.
-    #[default]
-    Off,
-    /// Always the same.
-    Fixed {
-        /// Milliseconds.
-        ms: u64,
-    },
-    /// Seeded and log-normal, like the real service.
-    Lognormal {
-        /// The median in milliseconds.
-        #[serde(default = "default_p50_ms")]
-        p50_ms: f64,
-        /// One answer in a hundred takes longer than this many milliseconds.
-        #[serde(default = "default_p99_ms")]
-        p99_ms: f64,
-        /// Milliseconds more for every thousand rows.
-        #[serde(default = "default_per_1000_rows_ms")]
-        per_1000_rows_ms: f64,
-    },
-}
-
-fn default_p50_ms() -> f64 {
-    350.0
-}
-
-fn default_p99_ms() -> f64 {
-    2500.0
-}
-
-fn default_per_1000_rows_ms() -> f64 {
-    20.0
-}
-
 impl Default for Config {
     fn default() -> Self {
         let content = Options::default();
@@ -247,8 +147,14 @@ impl Default for Config {
             sites: vec![
                 site("sc-domain:alpha.example", Permission::SiteOwner),
                 site("https://beta.example/", Permission::SiteFullUser),
-                site("https://gamma.example/shop/", Permission::SiteRestrictedUser),
-                site("https://unverified.example/", Permission::SiteUnverifiedUser),
+                site(
+                    "https://gamma.example/shop/",
+                    Permission::SiteRestrictedUser,
+                ),
+                site(
+                    "https://unverified.example/",
+                    Permission::SiteUnverifiedUser,
+                ),
             ],
             service_accounts: Vec::new(),
             oauth_clients: vec![OauthClient::default()],
@@ -271,20 +177,13 @@ impl Default for Config {
     }
 }
 
-impl Default for OauthClient {
-    fn default() -> Self {
-        Self {
-            client_id: "emulator.apps.googleusercontent.com".to_owned(),
-            client_secret: "emulator-secret".to_owned(),
-        }
-    }
-}
-
 impl Config {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::from_toml(&text)
     }
 
@@ -311,7 +210,10 @@ impl Config {
     }
 
     /// This configuration with the keys of `change` in place of its own.
-    pub(crate) fn patched(&self, change: serde_json::Map<String, serde_json::Value>) -> Result<Self, ConfigError> {
+    pub(crate) fn patched(
+        &self,
+        change: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Self, ConfigError> {
         let mut all = serde_json::to_value(self)?;
         if let Some(keys) = all.as_object_mut() {
             keys.extend(change);
@@ -320,9 +222,17 @@ impl Config {
     }
 
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
-        let refuse = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
+        let refuse = |key, reason: &str| {
+            Err(ConfigError::Value {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
         if !self.listen.ip().is_loopback() {
-            return refuse("listen", "only loopback addresses, nothing here is protected");
+            return refuse(
+                "listen",
+                "only loopback addresses, nothing here is protected",
+            );
         }
         if !(1..=MAX_DAYS).contains(&self.retention_days) {
             return refuse("retention_days", "must be 1 to 511");
@@ -333,10 +243,17 @@ impl Config {
         if let Some(problem) = self.faults.iter().find_map(Rule::problem) {
             return refuse("faults", &problem);
         }
-        if let Latency::Lognormal { p50_ms, p99_ms, per_1000_rows_ms } = self.latency
+        if let Latency::Lognormal {
+            p50_ms,
+            p99_ms,
+            per_1000_rows_ms,
+        } = self.latency
             && !(p50_ms > 0.0 && p99_ms >= p50_ms && per_1000_rows_ms >= 0.0)
         {
-            return refuse("latency", "needs 0 < p50_ms <= p99_ms and per_1000_rows_ms >= 0");
+            return refuse(
+                "latency",
+                "needs 0 < p50_ms <= p99_ms and per_1000_rows_ms >= 0",
+            );
         }
         Ok(self)
     }
@@ -368,15 +285,32 @@ mod tests {
     }
 
     #[test]
+    fn the_example_shows_the_defaults() {
+        let mut example = Config::from_toml(include_str!("../../emu.toml")).unwrap();
+        assert_eq!(example.faults.len(), 1);
+        example.faults.clear();
+        let text = |config: &Config| toml::to_string(config).unwrap();
+        assert_eq!(text(&example), text(&Config::default()));
+    }
+
+    #[test]
     fn unknown_keys_and_impossible_values_are_refused() {
-        for text in ["qpm = 1", "listen = \"0.0.0.0:80\"", "retention_days = 600", "[[faults]]\np = 0.1"] {
+        for text in [
+            "qpm = 1",
+            "listen = \"0.0.0.0:80\"",
+            "retention_days = 600",
+            "[[faults]]\np = 0.1",
+        ] {
             assert!(Config::from_toml(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_patch_replaces_single_keys() {
-        let change = serde_json::json!({"qps_burst": 8}).as_object().cloned().unwrap();
+        let change = serde_json::json!({"qps_burst": 8})
+            .as_object()
+            .cloned()
+            .unwrap();
         let patched = Config::default().patched(change).unwrap();
         assert_eq!((patched.qps_burst, patched.qpm_site), (8, 1200));
         let unknown = serde_json::json!({"qps": 8}).as_object().cloned().unwrap();

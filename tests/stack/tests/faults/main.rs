@@ -1,0 +1,7 @@
+//! System tests that take minutes; `tests/faults.sh` runs them, optimised.
+
+// A test's failures are panics with a backtrace; what it measured is printed.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod bounded;
+mod large;

@@ -1,0 +1,13 @@
+//! Tidegate as a whole: real coordinators and workers on a real broker, doing real work. One module is one
+//! thing that can happen to it. What takes minutes is in `tests/faults`.
+
+// A test's failures are panics with a backtrace.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod bad_setup;
+mod crashes;
+mod drain;
+mod exec;
+mod search_console;
+mod strangers;

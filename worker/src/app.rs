@@ -1,0 +1,154 @@
+//! The composition root: the one place that names concrete backends and handlers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use shared::broker::{BrokerError, Connector};
+use shared::config::{Config, ConfigError, DatabaseUrl, HandlerKind};
+use shared::lifecycle::Lifecycle;
+use shared::name::Instance;
+use shared::{exit, telemetry};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::Commit;
+use crate::consume::ConsumeStage;
+use crate::handlers::exec::Exec;
+use crate::handlers::noop::Noop;
+use crate::held::Holding;
+use crate::jobs::search_console::store::SearchAnalyticsStore;
+use crate::jobs::search_console::{Job, JobError};
+use crate::presence::PresenceStage;
+use crate::registry::{AnyHandler, Registry, Served};
+use crate::report::Reporter;
+use crate::sink::postgres::PostgresSink;
+use crate::sink::sqlite::SqliteSink;
+use crate::sink::{Sink, SinkError};
+
+/// Why the worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The Search Console job cannot be set up.
+    #[error("configuration: {0}")]
+    SearchConsole(#[from] JobError),
+    /// The sink cannot be opened.
+    #[error("sink {address}: {problem}")]
+    Sink {
+        /// Which database.
+        address: String,
+        /// Why not.
+        problem: SinkError,
+    },
+    /// The broker refuses us or cannot be reached.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Metrics or signals cannot be set up.
+    #[error("start: {0}")]
+    Process(#[from] anyhow::Error),
+}
+
+impl StartError {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::SearchConsole(_) => exit::CONFIG,
+            Self::Sink { problem: SinkError::Unavailable(_), .. } => exit::UNAVAILABLE,
+            Self::Sink { .. } => exit::CONFIG,
+            Self::Broker(error) if error.is_configuration() => exit::CONFIG,
+            Self::Broker(_) => exit::UNAVAILABLE,
+            Self::Process(_) => exit::FAILED,
+        }
+    }
+}
+
+/// Starts everything, runs until a signal, and gives the exit code.
+pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
+    let config = Config::load(config_file.as_deref())?;
+    telemetry::init_metrics()?;
+    let (sink, store) = open_sink(&config).await?;
+    let registry = registry(&config, store)?;
+    let worker = Instance::generate("worker");
+    let connector = Connector::new(&config.broker, &worker);
+    // Says early what is wrong with the broker; the stages connect for themselves.
+    let connection = connector.connect_at_start("start").await?;
+    let _ = connection.close(200, "done".into()).await;
+
+    let lifecycle = Lifecycle::new();
+    let publishing = connector.publishing_pool();
+    let holding = Holding::default();
+    let leaving = CancellationToken::new();
+    let (reports, reporter) = Reporter::new(publishing.clone(), worker.clone(), config.lanes);
+    let presence = PresenceStage {
+        worker: worker.clone(),
+        pipelines: registry.names().cloned().collect(),
+        slots: config.worker.slots,
+        holding: holding.clone(),
+        publishing: publishing.clone(),
+        draining: lifecycle.draining(),
+        leaving: leaving.clone(),
+    };
+    tracing::info!(
+        %worker,
+        broker = %connector.address(),
+        sink = %config.sink_url().address(),
+        pipelines = %registry.names().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        slots = config.worker.slots,
+        "worker starts"
+    );
+    let consume = ConsumeStage {
+        connector,
+        publishing,
+        registry,
+        lanes: config.lanes,
+        prefetch: config.worker.prefetch(),
+        slots: Arc::new(Semaphore::new(config.worker.slots as usize)),
+        holding,
+        commit: Commit { sink, reports, writer: worker },
+        draining: lifecycle.draining(),
+        stopping: lifecycle.stopping(),
+    };
+    lifecycle.spawn("presence", presence.run());
+    lifecycle.spawn("report", reporter.run());
+    lifecycle.spawn("consume", async move {
+        let consumed = consume.run().await;
+        leaving.cancel();
+        consumed
+    });
+    let code = lifecycle.run(config.worker.drain_timeout.get()).await.map_err(anyhow::Error::from)?;
+    tracing::info!(code, "worker stopped");
+    Ok(code)
+}
+
+async fn open_sink(config: &Config) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
+    let url = config.sink_url();
+    let failed = |problem| StartError::Sink { address: url.address(), problem };
+    Ok(match &url {
+        DatabaseUrl::Sqlite(path) => {
+            let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
+            (sink.clone(), sink)
+        }
+        DatabaseUrl::Postgres(url) => {
+            let sink = Arc::new(PostgresSink::connect(url).await.map_err(failed)?);
+            (sink.clone(), sink)
+        }
+    })
+}
+
+fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Registry, StartError> {
+    let job = Job::new(&config.search_console, store)?;
+    let mut registry = Registry::default();
+    for (name, pipeline) in config.served_pipelines() {
+        let handler: Arc<dyn AnyHandler> = match pipeline.handler {
+            HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline)?),
+            HandlerKind::Noop => Arc::new(Noop),
+            HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
+            HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),
+        };
+        registry.serve(name, Served { handler, deadline: pipeline.deadline.get(), sink: pipeline.sink });
+    }
+    Ok(registry)
+}

@@ -1,0 +1,78 @@
+//! A process with a group of its own, of which nothing survives its owner.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+/// A running command and everything that it starts within its group.
+#[derive(Debug)]
+pub(super) struct Process {
+    leader: Child,
+    /// Gone once the group was killed: from then on its number may be another group's.
+    group: Option<Pid>,
+}
+
+/// The three ends that are ours.
+pub(super) struct Pipes {
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: ChildStdout,
+    pub(super) stderr: ChildStderr,
+}
+
+impl Process {
+    pub(super) fn spawn(mut command: Command) -> io::Result<Self> {
+        let leader = command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = leader.id().and_then(|pid| i32::try_from(pid).ok());
+        Ok(Self {
+            leader,
+            group: pid.map(Pid::from_raw),
+        })
+    }
+
+    /// # Panics
+    /// When called twice.
+    pub(super) fn take_pipes(&mut self) -> Pipes {
+        let piped = "all three are piped and were not taken yet";
+        Pipes {
+            stdin: self.leader.stdin.take().expect(piped),
+            stdout: self.leader.stdout.take().expect(piped),
+            stderr: self.leader.stderr.take().expect(piped),
+        }
+    }
+
+    /// Waits for the command itself. Call [`Self::kill`] right after it: only as long as something of the
+    /// group is left does its number certainly belong to it.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.leader.wait().await
+    }
+
+    /// Asks the whole group to end.
+    pub(super) fn terminate(&self) {
+        if let Some(group) = self.group {
+            // It may be gone already, which is what is wanted.
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+    }
+
+    /// Ends the whole group, or what is left of it.
+    pub(super) fn kill(&mut self) {
+        if let Some(group) = self.group.take() {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,4 @@
+//! Handlers that need no Rust from the user.
+
+pub mod exec;
+pub mod noop;

@@ -1,0 +1,3 @@
+//! Built-in kinds of work.
+
+pub mod search_console;

@@ -1,0 +1,90 @@
+//! Tells the coordinators every two seconds that this worker lives, and what it holds.
+
+use lapin::BasicProperties;
+use shared::broker::{BrokerError, Message, Publisher, PublishingPool};
+use shared::name::{Instance, PipelineName};
+use shared::presence::{INTERVAL, PRESENCE_TYPE, Presence};
+use shared::topology::PRESENCE;
+use tokio_util::sync::CancellationToken;
+
+use crate::held::Holding;
+
+/// The voice of this worker.
+pub struct PresenceStage {
+    /// Its name.
+    pub worker: Instance,
+    /// What it serves.
+    pub pipelines: Vec<PipelineName>,
+    /// How many batches it runs at once.
+    pub slots: u32,
+    /// What it holds.
+    pub holding: Holding,
+    /// Where publishers come from.
+    pub publishing: PublishingPool,
+    /// Whether it takes new work.
+    pub draining: CancellationToken,
+    /// When everything else has ended: says goodbye.
+    pub leaving: CancellationToken,
+}
+
+impl PresenceStage {
+    /// Speaks until `leaving`, then says goodbye.
+    pub async fn run(self) -> Result<(), std::convert::Infallible> {
+        let mut publisher = None;
+        let mut tick = tokio::time::interval(INTERVAL);
+        let mut told_draining = false;
+        loop {
+            let draining = self.draining.is_cancelled();
+            let leaving = self.leaving.is_cancelled();
+            if let Err(error) = self.speak(&mut publisher, draining, leaving).await {
+                tracing::debug!(%error, "could not tell that this worker is here");
+            }
+            if leaving {
+                return Ok(());
+            }
+            told_draining |= draining;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.draining.cancelled(), if !told_draining => {}
+                () = self.leaving.cancelled() => {}
+            }
+        }
+    }
+
+    async fn speak(
+        &self,
+        publisher: &mut Option<Publisher>,
+        draining: bool,
+        leaving: bool,
+    ) -> Result<(), BrokerError> {
+        let presence = Presence {
+            worker: self.worker.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pipelines: self.pipelines.clone(),
+            slots: self.slots,
+            holding: self.holding.list(),
+            draining,
+            leaving,
+        };
+        const TRANSIENT: u8 = 1;
+        let message = Message {
+            exchange: PRESENCE,
+            routing_key: String::new(),
+            properties: BasicProperties::default()
+                .with_delivery_mode(TRANSIENT)
+                .with_content_type("application/json".into())
+                .with_type(PRESENCE_TYPE.into())
+                .with_message_id(self.worker.as_str().into())
+                .with_app_id("tidegate-worker".into()),
+            body: serde_json::to_vec(&presence).expect("presence is plain data"),
+        };
+        let current = match publisher.take() {
+            Some(publisher) => publisher,
+            None => self.publishing.publisher().await?,
+        };
+        // Nobody may be listening: a coordinator that starts hears the next one.
+        let (current, _) = current.publish(&[message]).await?;
+        *publisher = Some(current);
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Process: runs the handler on one batch, under its deadline, and turns every way to end into a verdict.
+//! A panic or a hang of one batch stays that batch's.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use futures::FutureExt;
+use shared::batch::Batch;
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
+use crate::handler::{BatchContext, HandlerError, Output};
+use crate::registry::Served;
+
+/// How a handler ended.
+#[derive(Debug)]
+pub enum Processed {
+    /// It said something.
+    Ended(Result<Output, HandlerError>),
+    /// It was stopped before it could: the batch is to be given back.
+    Stopped,
+}
+
+/// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result.
+pub async fn process(served: &Served, batch: Batch, stop: &CancellationToken) -> Processed {
+    let deadline = Instant::now() + served.deadline;
+    let cancelled = CancellationToken::new();
+    // However this future ends, the handler's own helpers are told.
+    let _told = cancelled.clone().drop_guard();
+    let ctx = BatchContext { batch, deadline, cancelled };
+    let handling = AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind();
+    tokio::select! {
+        ended = timeout_at(deadline.into(), handling) => Processed::Ended(match ended {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(HandlerError::retry(format!("the handler panicked: {}", panic_message(&*panic)))),
+            Err(_) => Err(HandlerError::retry(format!("no result within the deadline of {:?}", served.deadline))),
+        }),
+        () = stop.cancelled() => Processed::Stopped,
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use serde_json::value::RawValue;
+    use shared::id::{BatchId, RunId};
+    use shared::name::{Attempt, Key, PipelineName};
+
+    use super::*;
+    use crate::handler::Handler;
+
+    struct Scripted;
+
+    #[async_trait]
+    impl Handler for Scripted {
+        type Input = String;
+
+        async fn handle(&self, input: String, _: &BatchContext) -> Result<Output, HandlerError> {
+            match input.as_str() {
+                "panic" => panic!("at the disco"),
+                "hang" => std::future::pending().await,
+                _ => Ok(Output::default()),
+            }
+        }
+    }
+
+    async fn run(payload: &str, stop: &CancellationToken) -> Processed {
+        let served = Served { handler: Arc::new(Scripted), deadline: Duration::from_secs(30), sink: false };
+        let batch = Batch {
+            id: BatchId::generate(),
+            run: RunId::generate(),
+            pipeline: PipelineName::new("p").unwrap(),
+            key: Key::default(),
+            attempt: Attempt::new(1),
+            payload: RawValue::from_string(payload.into()).unwrap(),
+        };
+        process(&served, batch, stop).await
+    }
+
+    async fn error(payload: &str) -> HandlerError {
+        match run(payload, &CancellationToken::new()).await {
+            Processed::Ended(Err(error)) => error,
+            other => panic!("{payload}: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_way_to_end_is_a_verdict() {
+        assert!(matches!(run("\"fine\"", &CancellationToken::new()).await, Processed::Ended(Ok(_))));
+        assert_eq!(error("\"panic\"").await, HandlerError::retry("the handler panicked: at the disco"));
+        assert_eq!(error("\"hang\"").await, HandlerError::retry("no result within the deadline of 30s"));
+        assert!(matches!(error("{\"no\":\"text\"}").await, HandlerError::Fail { reason: "bad_payload", .. }));
+    }
+
+    #[tokio::test]
+    async fn an_unwanted_handler_is_stopped() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(matches!(run("\"hang\"", &stop).await, Processed::Stopped));
+    }
+}

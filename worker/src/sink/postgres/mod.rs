@@ -1,0 +1,168 @@
+//! The sink as a PostgreSQL database, for a fleet.
+//!
+//! Slices are committed each in a transaction of its own, several at once, their rows by binary COPY
+//! (`slice`); everything else is small and shares transactions (`write`).
+
+mod copy;
+mod slice;
+mod store;
+mod write;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use shared::id::BatchId;
+use shared::outcome::Completed;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Executor, PgPool, SqlSafeStr};
+
+use super::group::{Groups, Write};
+use super::marker::{check_json, read_outcome};
+use super::schema::KnownSets;
+use super::{Committed, Marker, Sink, SinkError};
+use crate::handler::Rows;
+
+/// Connections of one worker: so many slices are loaded at once. More would only wait for the disk.
+const CONNECTIONS: u32 = 8;
+/// How long to wait for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a whole commit may take before the database counts as away: ten times what the largest slice
+/// takes on a slow disk.
+const COMMIT_TIMEOUT: Duration = Duration::from_mins(2);
+/// The same limits on the server's side, for sessions whose worker is gone.
+const SESSION: &str = "SET statement_timeout = '100s'; SET lock_timeout = '60s'; \
+                       SET idle_in_transaction_session_timeout = '100s'";
+
+/// A PostgreSQL database as sink.
+#[derive(Debug)]
+pub struct PostgresSink {
+    pool: PgPool,
+    known_sets: KnownSets,
+    groups: Groups,
+}
+
+impl PostgresSink {
+    /// Connects and makes the tables. Several workers may do so at once: sqlx takes an advisory lock.
+    pub async fn connect(url: &SecretString) -> Result<Self, SinkError> {
+        // The parser's own words could repeat the password.
+        let options: PgConnectOptions = url
+            .expose_secret()
+            .parse()
+            .map_err(|_| SinkError::Schema("sink.url is no PostgreSQL URL".to_owned()))?;
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(sqlx::raw_sql(SESSION)).await.map(drop) })
+            })
+            .connect_with(options.application_name("tidegate-worker"))
+            .await
+            .map_err(sink_error)?;
+        migrate(&pool).await?;
+        let groups = Groups::start(write::Writer { pool: pool.clone() });
+        Ok(Self {
+            pool,
+            known_sets: KnownSets::default(),
+            groups,
+        })
+    }
+
+    /// Closes the connections; commits that are under way end first.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
+    let sql = include_str!("../../../migrations/sink/postgres/0001_sink.sql").into_sql_str();
+    let mut migrator = Migrator::with_migrations(vec![Migration::new(
+        1,
+        "sink".into(),
+        MigrationType::Simple,
+        sql,
+        false,
+    )]);
+    // The ledger may live in the same database and has migrations of its own.
+    migrator.dangerous_set_table_name("_tidegate_sink_migrations");
+    migrator.run(pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) => sink_error(error),
+        other => SinkError::Schema(other.to_string()),
+    })
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
+        let look = sqlx::query_as("SELECT outcome FROM batch_commits WHERE batch = $1::text::uuid")
+            .bind(batch.to_string())
+            .fetch_optional(&self.pool);
+        let stored: Option<(String,)> = bounded(look).await?;
+        stored
+            .map(|(outcome,)| read_outcome(batch, &outcome))
+            .transpose()
+    }
+
+    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
+        check_json(&rows)?;
+        let Rows::Slice(slice) = &*rows else {
+            return self.groups.commit(Write { marker, rows }).await;
+        };
+        match self.commit_slice(&marker, slice).await {
+            // The connection may have broken at COMMIT: only the marker knows.
+            Err(error @ SinkError::Unavailable(_)) => match find(&self.pool, &marker).await {
+                Ok(Some(committed)) => Ok(committed),
+                Ok(None) | Err(_) => Err(error),
+            },
+            result => result,
+        }
+    }
+}
+
+/// The stored marker of a batch, as the answer to `marker`.
+async fn find(pool: &PgPool, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+    let look = sqlx::query_as(
+        "SELECT attempt, writer, outcome FROM batch_commits WHERE batch = $1::text::uuid",
+    )
+    .bind(marker.batch.to_string())
+    .fetch_optional(pool);
+    let stored: Option<(i64, String, String)> = bounded(look).await?;
+    let Some((attempt, writer, outcome)) = stored else {
+        return Ok(None);
+    };
+    let completed = read_outcome(marker.batch, &outcome)?;
+    Ok(Some(Committed::by(marker, attempt, &writer, completed)))
+}
+
+/// An answer that does not come is a database that is away.
+async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, SinkError> {
+    let late =
+        |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer");
+    let result = tokio::time::timeout(COMMIT_TIMEOUT, work).await;
+    result
+        .map_err(|elapsed| sink_error(late(elapsed).into()))?
+        .map_err(sink_error)
+}
+
+/// What an error of the database means for the batch. Only what lies in the rows themselves is a refusal:
+/// data (22), constraints (23), limits of the program (54). A full disk, a lock, a failover, a missing
+/// privilege or table would fail any batch.
+fn sink_error(error: sqlx::Error) -> SinkError {
+    let is_refusal = match &error {
+        sqlx::Error::Database(e) => e.code().is_some_and(|code| {
+            ["22", "23", "54"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
+        _ => false,
+    };
+    if is_refusal {
+        SinkError::Refused(error.into())
+    } else {
+        SinkError::Unavailable(error.into())
+    }
+}
