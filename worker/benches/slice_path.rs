@@ -3,6 +3,7 @@
 //! one server; each figure is the median of its rounds.
 //!
 //! `cargo bench -p tidegate-worker --bench slice_path`, with `SLICES=16 IN_FLIGHT=4 ROUNDS=5` to change it.
+//! `TABLES_SQL` is run on the sink's tables before the rounds, to try another index.
 //! The server starts as a throw-away cluster with its default settings and `fsync` on.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
@@ -97,11 +98,15 @@ async fn run(bench: Arc<Bench>, rounds: usize) {
     bench.execute("CREATE TABLE bare_narrow (clicks bigint, impressions bigint, position float8, slice integer, page text, query text, country text, device text)").await;
     bench.execute("CREATE TABLE bare_wide (site_url text, search_type text, date date, page text, query text, country text, device text, clicks bigint, impressions bigint, ctr float8, position float8)").await;
     drop(slices);
+    bench.slice_path(0).await;
+    if let Ok(sql) = std::env::var("TABLES_SQL") {
+        bench.execute(&sql).await;
+    }
     let (mut path, mut bare, mut bare_wide, mut fetch) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         bare.push(bench.copy("bare_narrow", &narrow).await);
-        path.push(bench.slice_path(round).await);
+        path.push(bench.slice_path(round + 1).await);
         bare_wide.push(bench.copy("bare_wide", &wide).await);
         let start = Instant::now();
         bench.fetch_all().await;

@@ -350,5 +350,9 @@ fn root_cause(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    if error.is_connect() {
+        cause.to_string()
+    } else {
+        format!("the connection broke: {cause}")
+    }
 }

@@ -31,7 +31,7 @@ impl Progress {
     /// A bar if stderr is a terminal.
     pub(crate) fn new() -> Self {
         let face = if std::io::stderr().is_terminal() {
-            let template = "{elapsed_precise} {bar:24} {percent:>3}% {wide_msg}";
+            let template = "{bar:20} {percent:>3}% {wide_msg}";
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(0).with_style(style);
             bar.enable_steady_tick(TICK_EVERY);
@@ -61,7 +61,7 @@ impl Progress {
             Face::Lines { told, at } => {
                 let due = at.is_none_or(|at| now.duration_since(at) >= LINE_EVERY);
                 // The rate alone changes with every look and is no news.
-                let news = counts(run);
+                let news = counts(run, "");
                 if due && *told != news {
                     output::say(&text);
                     (*told, *at) = (news, Some(now));
@@ -83,7 +83,12 @@ impl Progress {
         if let Face::Bar(bar) = &self.face {
             bar.finish_and_clear();
         }
-        output::say(&format!("run {} {}: {}", run.run, run.state, counts(run)));
+        output::say(&format!(
+            "run {} {}: {}",
+            run.run,
+            run.state,
+            counts(run, "")
+        ));
     }
 
     /// Takes the bar away.
@@ -94,7 +99,7 @@ impl Progress {
     }
 }
 
-/// `1,234/5,000 batches, 3 retries, 0 dead, 512/s, 7 seconds left`
+/// `1,234/5,000 batches, 512/s, 7s left, 3 retries, 0 dead`: fits beside the bar in 80 columns.
 fn text(run: &Run, pace: &Pace) -> String {
     let rate = pace.rate().map_or_else(String::new, |rate| {
         let digits = usize::from(rate < 10.0);
@@ -103,19 +108,19 @@ fn text(run: &Run, pace: &Pace) -> String {
     let remaining = run.batches.accepted.saturating_sub(run.batches.finished());
     let time = pace.time_for(remaining).filter(|_| remaining > 0);
     let left = time.map_or_else(String::new, |time| {
-        format!(", {} left", HumanDuration(time))
+        format!(", {:#} left", HumanDuration(time))
     });
-    counts(run) + &rate + &left
+    counts(run, &(rate + &left))
 }
 
-fn counts(run: &Run) -> String {
+fn counts(run: &Run, speed: &str) -> String {
     let batches = &run.batches;
     let cancelled = match batches.cancelled {
         0 => String::new(),
         count => format!(", {} cancelled", HumanCount(count)),
     };
     format!(
-        "{}/{} batches, {} retries, {} dead{cancelled}",
+        "{}/{} batches{speed}, {} retries, {} dead{cancelled}",
         HumanCount(batches.finished()),
         HumanCount(batches.accepted),
         HumanCount(run.retries),
@@ -142,7 +147,7 @@ mod tests {
         pace.see(start + Duration::from_secs(2), 1_000);
         assert_eq!(
             text(&run, &pace),
-            "1,002/5,000 batches, 3 retries, 2 dead, 500/s, 8 seconds left"
+            "1,002/5,000 batches, 500/s, 8s left, 3 retries, 2 dead"
         );
         run.batches.completed = 4_998;
         assert!(!text(&run, &pace).contains("left"));

@@ -40,7 +40,6 @@ struct Record {
     broken_submissions: usize,
     questions: usize,
     refusal: Option<(StatusCode, String)>,
-    refuses_early: bool,
     run_answers: VecDeque<RunAnswer>,
     runs: Vec<Run>,
     dead: Vec<DeadBatch>,
@@ -95,8 +94,6 @@ impl Fake {
     pub(crate) fn refuse(&self, status: u16, body: impl Into<String>) {
         self.lock().refusal = Some((StatusCode::from_u16(status).unwrap(), body.into()));
     }
-
-    pub(crate) fn refuses_early(&self) { self.lock().refuses_early = true; }
 
     /// Has so many runs, dead batches and workers to list.
     pub(crate) fn has(&self, runs: usize, dead: usize, workers: usize) {
@@ -174,9 +171,8 @@ async fn record(
     };
     match refusal {
         Some(refusal) => {
-            // As the real one does: the answer comes after the request, or the client might never read it.
-            let early = shared.state.lock().unwrap().refuses_early;
-            if !early { let _ = to_bytes(request.into_body(), usize::MAX).await; }
+            // An answer before the end of the request may be lost: the connection is reset, the client sees that.
+            let _ = to_bytes(request.into_body(), usize::MAX).await;
             refusal.into_response()
         }
         None => next.run(request).await,

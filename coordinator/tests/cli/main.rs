@@ -237,6 +237,13 @@ async fn a_busy_coordinator_is_not_the_inputs_fault() {
         .ended_with(exit::UNAVAILABLE)
         .says("queue_full")
         .says("10 of 10");
+    let problem =
+        json!({"title": "Conflict", "code": "submission_under_way", "detail": "try again"});
+    fake.refuse(409, problem.to_string());
+    run(&fake, &["submit", "hashes", path])
+        .await
+        .ended_with(exit::UNAVAILABLE)
+        .says("submission_under_way");
     fake.refuse(503, "upstream is away");
     run(&fake, &["submit", "hashes", path])
         .await

@@ -222,16 +222,3 @@ async fn values_arrive_as_they_were_written() {
         Value::Array(vec![item])
     );
 }
-
-#[tokio::test]
-async fn early() {
-    let mut good = 0;
-    for _ in 0..30 {
-    let fake = Fake::start().await;
-    fake.refuse(422, json!({"title": "x", "code": "unknown_pipeline", "detail": "known"}).to_string());
-    fake.refuses_early();
-    let output = pipe(&fake, &much()).await;
-    if output.code == Some(65) { good += 1; } else { eprintln!("{output:?}"); }
-    }
-    panic!("{good}");
-}

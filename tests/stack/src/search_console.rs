@@ -60,7 +60,8 @@ pub struct Sync<'a> {
     pub stack: Stack<'a>,
     /// What it syncs from.
     pub emulator: Emulator,
-    days: u32,
+    /// How many days it syncs.
+    pub days: u32,
 }
 
 impl<'a> Sync<'a> {

@@ -46,7 +46,7 @@ pub(super) fn outcome_json(completed: &Completed) -> Result<String, SinkError> {
     serde_json::to_string(completed).map_err(|e| refused(sqlx::Error::Encode(Box::new(e))))
 }
 
-/// Reads a stored outcome. `None` is a database's word for "not text".
+/// Reads a stored outcome.
 pub(super) fn read_outcome(batch: BatchId, outcome: &str) -> Result<Completed, SinkError> {
     serde_json::from_str(outcome).map_err(|e| SinkError::DamagedMarker {
         batch,

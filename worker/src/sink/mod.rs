@@ -1,7 +1,8 @@
 //! Where results are stored. A sink takes a batch's rows and its commit marker in one transaction,
 //! and the first marker of a batch wins: that is what makes effects happen exactly once.
 //!
-//! [`sqlite`] and [`postgres`] are siblings with the same tables; `conformance` is run on both.
+//! [`sqlite`] and [`postgres`] are siblings with the same tables; one conformance suite (`tests/it/sinks.rs`)
+//! runs on both.
 
 pub mod postgres;
 pub mod sqlite;

@@ -130,7 +130,7 @@ async fn a_queue_with_other_arguments() {
     let words = [
         "tidegate.work.gsc.slice.0",
         "other arguments",
-        "x-queue-type",
+        "received the value",
     ];
     refused_by("coordinator", &mut stack, exit::CONFIG, &words);
 }
@@ -212,12 +212,12 @@ async fn credentials_that_cannot_be_read() {
         (
             "other.json",
             Some("{\"type\":\"external_account\"}"),
-            "external_account",
+            "service_account or authorized_user",
         ),
         (
             "half.json",
             Some("{\"type\":\"service_account\"}"),
-            "client_email",
+            "private_key is missing",
         ),
     ];
     for (name, content, word) in cases {
