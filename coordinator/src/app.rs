@@ -73,6 +73,7 @@ impl StartError {
 pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     let metrics = telemetry::init_metrics()?;
+    crate::metrics::describe();
     let address = config.api.listen;
     let listener =
         TcpListener::bind(address).await.map_err(|problem| StartError::Listen { address, problem })?;

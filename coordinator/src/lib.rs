@@ -11,6 +11,7 @@ pub mod dead;
 pub mod dispatch;
 pub mod fleet;
 pub mod ledger;
+pub mod metrics;
 pub mod notice;
 pub mod presence;
 pub mod quarantine;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::{SelectAll, select_all};
 use futures::{FutureExt, Stream, StreamExt};
@@ -121,7 +122,10 @@ impl SettlementStage {
             self.read(&delivery, &mut group).await?;
             next = if group.len() < GROUP { more.next().now_or_never().flatten() } else { None };
         }
+        let started = Instant::now();
         let settled = self.settle(&group).await;
+        metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
+        metrics::histogram!("tidegate_settle_group_outcomes").record(crate::metrics::size(group.len()));
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }

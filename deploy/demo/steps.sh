@@ -22,6 +22,7 @@ prepare() {
   [ -z "$emulated" ] || rm -rf "$folder"
   mkdir -p "$folder"
   : >"$folder/pids"
+  : >"$folder/tidegate.toml" #TEMP
   trap clean_up EXIT
   cd "$folder" # where no tidegate.toml of somebody's changes what is shown
 }

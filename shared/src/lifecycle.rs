@@ -10,6 +10,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::exit;
 
+/// How long tasks may take to drop everything: long enough to end a command that they started. What takes
+/// longer is left to the end of the process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// The process's tasks and the two tokens that end them.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
@@ -83,9 +87,7 @@ impl Lifecycle {
             _ = interrupt.recv() => tracing::warn!("second signal: stopping at once"),
         }
         self.stopping.cancel();
-        // Tasks that honour the token end within this; anything else is left to the end of the process.
-        let last_words = Duration::from_secs(1);
-        let _ = timeout(last_words, self.tasks.wait()).await;
+        let _ = timeout(LAST_WORDS, self.tasks.wait()).await;
         Ok(if self.failed.is_cancelled() {
             exit::FAILED
         } else {

@@ -10,6 +10,7 @@ use shared::id::BatchId;
 use shared::name::Instance;
 use shared::outcome::{Completed, FollowUp, MAX_FOLLOW_UP_BYTES, Outcome, Report, printable_error};
 use shared::payload;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use crate::handler::{HandlerError, Output, Rows};
@@ -31,44 +32,55 @@ pub struct Commit {
     pub writer: Instance,
 }
 
+/// A batch in this worker's hands.
+#[derive(Debug)]
+pub struct Work {
+    /// Its delivery.
+    pub held: Held,
+    /// What it is.
+    pub batch: Batch,
+    /// Whether the broker had handed this attempt to somebody before.
+    pub redelivered: bool,
+}
+
 /// The sink was away for longer than [`SINK_PATIENCE`]; the batch was given back.
 #[derive(Debug, thiserror::Error)]
 #[error("the sink is away: {0}")]
 pub struct SinkAway(SinkError);
 
 impl Commit {
-    /// Finishes a batch whose handler ended.
+    /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot is free for
+    /// the next batch as soon as the rows are in.
     pub async fn finish(
         &self,
-        held: Held,
-        batch: &Batch,
-        redelivered: bool,
+        work: Work,
         ended: Result<Output, HandlerError>,
         has_sink: bool,
+        slot: SemaphorePermit<'_>,
     ) -> Result<(), SinkAway> {
         let outcome = match ended {
-            Ok(output) if has_sink => self.store(batch, output).await,
-            Ok(output) => Ok(count_only(output)),
-            Err(error) => Ok(verdict(error)),
+            Ok(output) if has_sink => match self.store(&work.batch, output).await {
+                Ok(outcome) => outcome,
+                Err(away) => {
+                    work.held.give_back().await;
+                    return Err(away);
+                }
+            },
+            Ok(output) => count_only(output),
+            Err(error) => verdict(error),
         };
-        match outcome {
-            Ok(outcome) => {
-                self.report(held, batch, redelivered, outcome).await;
-                Ok(())
-            }
-            Err(away) => {
-                held.give_back().await;
-                Err(away)
-            }
-        }
+        drop(slot);
+        self.report(work, outcome).await;
+        Ok(())
     }
 
     /// Reports an outcome and acks once the broker has it.
-    pub async fn report(&self, held: Held, batch: &Batch, redelivered: bool, outcome: Outcome) {
+    pub async fn report(&self, work: Work, outcome: Outcome) {
+        let Work { held, batch, redelivered } = work;
         let report = Report {
             batch: batch.id,
             run: batch.run,
-            pipeline: batch.pipeline.clone(),
+            pipeline: batch.pipeline,
             attempt: batch.attempt,
             redelivered,
             outcome,

@@ -18,12 +18,12 @@ use shared::id::BatchId;
 use shared::name::{Key, Lane, PipelineName};
 use shared::outcome::Outcome;
 use shared::topology::{DEAD, HEADER_ERROR, HEADER_REASON, work_queue};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::commit::{Commit, SinkAway};
+use crate::commit::{Commit, SinkAway, Work};
 use crate::held::{Hands, Held, Holding};
 use crate::process::{Processed, process};
 use crate::registry::{Registry, Served};
@@ -176,7 +176,13 @@ impl ConsumeStage {
     }
 
     /// One batch, from delivery to ack.
-    async fn work(self: Arc<Self>, session: Arc<Session>, pipeline: PipelineName, held: Held, delivery: Delivery) {
+    async fn work(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        pipeline: PipelineName,
+        held: Held,
+        delivery: Delivery,
+    ) {
         let redelivered = delivery.redelivered;
         let batch = match Batch::decode(&delivery.properties, &delivery.data) {
             Ok(batch) => batch,
@@ -190,17 +196,16 @@ impl ConsumeStage {
         }
         let Some(served) = self.registry.get(&batch.pipeline) else {
             let reason = "unknown_pipeline".to_owned();
-            return self.commit.report(held, &batch, redelivered, Outcome::Released { reason }).await;
+            return self.commit.report(Work { held, batch, redelivered }, Outcome::Released { reason }).await;
         };
         let slot = tokio::select! {
             biased;
             () = self.draining.cancelled() => return held.give_back().await,
             () = session.over.cancelled() => return held.give_back().await,
-            slot = self.slots.acquire() => slot,
+            slot = self.slots.acquire() => slot.expect("the slots are never closed"),
         };
-        let finished = self.run_and_finish(&session, served, held, batch, redelivered).await;
-        drop(slot);
-        if let Err(error) = finished {
+        let work = Work { held, batch, redelivered };
+        if let Err(error) = self.run_and_finish(&session, served, work, slot).await {
             tracing::error!(%error, "giving work back until the sink answers");
             session.sink_away.cancel();
         }
@@ -210,29 +215,28 @@ impl ConsumeStage {
         &self,
         session: &Session,
         served: &Served,
-        held: Held,
-        batch: Batch,
-        redelivered: bool,
+        work: Work,
+        slot: SemaphorePermit<'_>,
     ) -> Result<(), SinkAway> {
         // A batch that was delivered or tried before may be done already: then its outcome is reported again.
-        let may_be_done = served.sink && (redelivered || batch.attempt.number() > 1);
-        if may_be_done {
-            match self.commit.find(&batch).await {
+        if served.sink && (work.redelivered || work.batch.attempt.number() > 1) {
+            match self.commit.find(&work.batch).await {
                 Ok(None) => {}
                 Ok(Some(outcome)) => {
-                    self.commit.report(held, &batch, redelivered, outcome).await;
+                    drop(slot);
+                    self.commit.report(work, outcome).await;
                     return Ok(());
                 }
                 Err(away) => {
-                    held.give_back().await;
+                    work.held.give_back().await;
                     return Err(away);
                 }
             }
         }
-        match process(served, batch.clone(), &session.over).await {
-            Processed::Ended(ended) => self.commit.finish(held, &batch, redelivered, ended, served.sink).await,
+        match process(served, work.batch.clone(), &session.over).await {
+            Processed::Ended(ended) => self.commit.finish(work, ended, served.sink, slot).await,
             Processed::Stopped => {
-                held.give_back().await;
+                work.held.give_back().await;
                 Ok(())
             }
         }
@@ -246,7 +250,8 @@ impl ConsumeStage {
             let payload = serde_json::value::RawValue::NULL.to_owned();
             let batch = Batch { id, run, pipeline: pipeline.clone(), key: Key::default(), attempt, payload };
             let reason = "unsupported_version".to_owned();
-            return self.commit.report(held, &batch, delivery.redelivered, Outcome::Released { reason }).await;
+            let work = Work { held, batch, redelivered: delivery.redelivered };
+            return self.commit.report(work, Outcome::Released { reason }).await;
         }
         match self.send_to_dead(delivery, &error).await {
             Ok(()) => held.ack(),
@@ -307,4 +312,4 @@ where
 }
 
 /// How long tasks that were told to stop may take before they are left behind.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(4);

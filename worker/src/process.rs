@@ -2,11 +2,12 @@
 //! A panic or a hang of one batch stays that batch's.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use shared::batch::Batch;
-use tokio::time::timeout_at;
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::handler::{BatchContext, HandlerError, Output};
@@ -21,22 +22,40 @@ pub enum Processed {
     Stopped,
 }
 
-/// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result.
+/// How long a handler that was told to stop may take to clean up before it is dropped: longer than the
+/// exec handler gives its command between SIGTERM and SIGKILL.
+const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result. Past
+/// that it is told through [`BatchContext::cancelled`], and dropped if it does not end.
 pub async fn process(served: &Served, batch: Batch, stop: &CancellationToken) -> Processed {
     let deadline = Instant::now() + served.deadline;
     let cancelled = CancellationToken::new();
-    // However this future ends, the handler's own helpers are told.
-    let _told = cancelled.clone().drop_guard();
-    let ctx = BatchContext { batch, deadline, cancelled };
-    let handling = AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind();
-    tokio::select! {
-        ended = timeout_at(deadline.into(), handling) => Processed::Ended(match ended {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => Err(HandlerError::retry(format!("the handler panicked: {}", panic_message(&*panic)))),
-            Err(_) => Err(HandlerError::retry(format!("no result within the deadline of {:?}", served.deadline))),
-        }),
-        () = stop.cancelled() => Processed::Stopped,
+    let ctx = BatchContext { batch, deadline, cancelled: cancelled.clone() };
+    let mut handling = pin!(AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind());
+    let stopped = tokio::select! {
+        ended = &mut handling => return Processed::Ended(flatten(ended)),
+        () = sleep_until(deadline.into()) => false,
+        () = stop.cancelled() => true,
+    };
+    cancelled.cancel();
+    let late = timeout(CLEAN_UP, handling).await;
+    if stopped {
+        return Processed::Stopped;
     }
+    // What it says about being stopped is better than what we could say: it has the command's last words.
+    Processed::Ended(match late.map(flatten) {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(_)) | Err(_) => {
+            Err(HandlerError::retry(format!("no result within the deadline of {:?}", served.deadline)))
+        }
+    })
+}
+
+fn flatten(ended: std::thread::Result<Result<Output, HandlerError>>) -> Result<Output, HandlerError> {
+    ended.unwrap_or_else(|panic| {
+        Err(HandlerError::retry(format!("the handler panicked: {}", panic_message(&*panic))))
+    })
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -47,7 +66,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use async_trait::async_trait;
     use serde_json::value::RawValue;

@@ -1,6 +1,7 @@
 //! Publishes waves of batches, one after the other, on one confirming channel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
@@ -74,10 +75,13 @@ impl Publishing {
             Ok(messages) => pair(group, messages),
             Err(error) => return (group, Err(error.into())),
         };
+        let started = Instant::now();
         let verdicts = match self.confirm(publisher, &messages).await {
             Ok(verdicts) => verdicts,
             Err(error) => return (group, Err(error.into())),
         };
+        metrics::histogram!("tidegate_publish_seconds").record(started.elapsed());
+        metrics::histogram!("tidegate_publish_group_batches").record(crate::metrics::size(messages.len()));
         let (mut confirmed, mut left) = (Vec::with_capacity(group.len()), Vec::new());
         let (mut nacked, mut unroutable) = (0, 0);
         for (dispatch, verdict) in group.into_iter().zip(verdicts) {

@@ -2,6 +2,7 @@
 //! goes into the next one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
@@ -28,6 +29,7 @@ pub(super) async fn run(
                 Err(_) => break,
             }
         }
+        let started = Instant::now();
         let mut failures = 0;
         while let Err(error) = ledger.record_out(&group, Timestamp::now()).await {
             // Not recording is safe for a while: the batches count as out in the dispatcher, and a restart
@@ -36,6 +38,7 @@ pub(super) async fn run(
             tracing::error!(%error, batches = group.len(), "cannot record what is out, trying again");
             tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
         }
+        metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
         let recorded = group.into_iter().map(|(batch, _)| batch).collect();
         let _ = answers.send(Answer::Recorded(recorded)).await;
     }

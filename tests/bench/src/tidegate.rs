@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_mins(10);
 pub async fn rate(broker: &RabbitMq, batches: usize) -> Result<(f64, Duration)> {
     let mut stack = Stack::new(broker, NOOP)?;
     stack.set("TIDEGATE_WORKER__PIPELINES", "noop");
+    stack.set("TIDEGATE_WORKER__LOOK_AHEAD", "1000");
     stack.set("TIDEGATE_LOG", "warn");
     stack.start_coordinator().await?;
     stack.start_worker("worker").await?;
