@@ -36,7 +36,9 @@ pub enum StartError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The ledger's database is one that this build does not know.
-    #[error("ledger.url: a PostgreSQL ledger is not supported yet: use sqlite://… (the sink may be PostgreSQL)")]
+    #[error(
+        "ledger.url: a PostgreSQL ledger is not supported yet: use sqlite://… (the sink may be PostgreSQL)"
+    )]
     PostgresLedger,
     /// The address is taken or not ours.
     #[error("api.listen: cannot listen on {address}: {problem}")]
@@ -59,7 +61,9 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Ledger(_) | Self::PostgresLedger | Self::Listen { .. } => exit::CONFIG,
+            Self::Config(_) | Self::Ledger(_) | Self::PostgresLedger | Self::Listen { .. } => {
+                exit::CONFIG
+            }
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             // A topology that somebody else owns, and that is not there.
             Self::Broker(BrokerError::Missing { .. }) => exit::CONFIG,
@@ -75,8 +79,9 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let metrics = telemetry::init_metrics()?;
     crate::metrics::describe();
     let address = config.api.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|problem| StartError::Listen { address, problem })?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|problem| StartError::Listen { address, problem })?;
     let ledger: Arc<dyn Ledger> = match config.ledger_url() {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteLedger::open(&path).await?),
         DatabaseUrl::Postgres(_) => return Err(StartError::PostgresLedger),
@@ -131,7 +136,13 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         backlog_limit: config.api.backlog_limit,
         notices: tell,
     };
-    let api = Api { ledger, submission, fleet, metrics, token: config.api.token.clone() };
+    let api = Api {
+        ledger,
+        submission,
+        fleet,
+        metrics,
+        token: config.api.token.clone(),
+    };
 
     tracing::info!(
         api = %format!("http://{}", listener.local_addr().unwrap_or(address)),
@@ -145,7 +156,10 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("dead", dead.run());
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
-    let code = lifecycle.run(DRAIN_PATIENCE).await.map_err(anyhow::Error::from)?;
+    let code = lifecycle
+        .run(DRAIN_PATIENCE)
+        .await
+        .map_err(anyhow::Error::from)?;
     tracing::info!(code, "coordinator stopped");
     Ok(code)
 }

@@ -75,7 +75,10 @@ impl DeadStage {
         let Some(connection) = self.connector.reconnect("dead", &self.draining).await else {
             return Ok(());
         };
-        let (mut deliveries, settle) = self.connector.subscribe(&connection, DEAD, PREFETCH).await?;
+        let (mut deliveries, settle) = self
+            .connector
+            .subscribe(&connection, DEAD, PREFETCH)
+            .await?;
         *failures = 0;
         loop {
             let delivery = tokio::select! {
@@ -85,20 +88,35 @@ impl DeadStage {
             let ended = || BrokerError::Lost(format!("the consumer of {DEAD} was cancelled"));
             let delivery = delivery.ok_or_else(ended)??;
             self.bury(&delivery).await?;
-            settle.ack(Ack { tag: delivery.delivery_tag, multiple: false }).await?;
+            settle
+                .ack(Ack {
+                    tag: delivery.delivery_tag,
+                    multiple: false,
+                })
+                .await?;
         }
     }
 
     /// Records the message's batch as dead, or puts the message aside.
     async fn bury(&self, delivery: &Delivery) -> Result<(), DeadError> {
         let reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
-        let error = header(delivery, HEADER_ERROR).unwrap_or_else(|| "the broker gave up on this message".into());
+        let error = header(delivery, HEADER_ERROR)
+            .unwrap_or_else(|| "the broker gave up on this message".into());
         let known = match BatchIds::decode(&delivery.properties) {
             Ok(ids) => {
-                let verdict = Verdict::Kill { reason: reason.clone(), error: error.clone() };
-                let judged = Judged { batch: ids.id, attempt: ids.attempt, verdict };
+                let verdict = Verdict::Kill {
+                    reason: reason.clone(),
+                    error: error.clone(),
+                };
+                let judged = Judged {
+                    batch: ids.id,
+                    attempt: ids.attempt,
+                    verdict,
+                };
                 let settled = self.ledger.settle(&[judged], Timestamp::now()).await?;
-                let known = settled.iter().all(|settled| settled.effect != Effect::Unknown);
+                let known = settled
+                    .iter()
+                    .all(|settled| settled.effect != Effect::Unknown);
                 let _ = self.notices.send(Notice::Settled(settled)).await;
                 known
             }
@@ -106,9 +124,17 @@ impl DeadStage {
         };
         metrics::counter!("tidegate_dead_messages_total", "known" => if known { "yes" } else { "no" }).increment(1);
         if known {
-            tracing::warn!(reason, error, "a message could not be delivered, its batch is dead");
+            tracing::warn!(
+                reason,
+                error,
+                "a message could not be delivered, its batch is dead"
+            );
         } else {
-            tracing::error!(reason, error, "a message that belongs to no batch, put aside in tidegate.quarantine");
+            tracing::error!(
+                reason,
+                error,
+                "a message that belongs to no batch, put aside in tidegate.quarantine"
+            );
             quarantine::put_aside(&self.publishing, delivery, &reason, &error).await?;
         }
         Ok(())

@@ -61,8 +61,17 @@ impl PresenceStage {
             return Ok(());
         };
         let queue = format!("{PRESENCE}.{}", self.instance);
-        declare_own_queue(&connection, PRESENCE, &queue, self.connector.answer_timeout()).await?;
-        let (mut deliveries, settle) = self.connector.subscribe(&connection, &queue, PREFETCH).await?;
+        declare_own_queue(
+            &connection,
+            PRESENCE,
+            &queue,
+            self.connector.answer_timeout(),
+        )
+        .await?;
+        let (mut deliveries, settle) = self
+            .connector
+            .subscribe(&connection, &queue, PREFETCH)
+            .await?;
         *failures = 0;
         let mut known = HashMap::new();
         let mut tick = tokio::time::interval(TICK);
@@ -82,7 +91,11 @@ impl PresenceStage {
     }
 
     fn hear(&self, delivery: &Delivery) {
-        let kind = delivery.properties.kind().as_ref().map_or("", |kind| kind.as_str());
+        let kind = delivery
+            .properties
+            .kind()
+            .as_ref()
+            .map_or("", |kind| kind.as_str());
         match serde_json::from_slice::<Presence>(&delivery.data) {
             Ok(presence) if kind == PRESENCE_TYPE => self.fleet().hear(presence, Instant::now()),
             _ => tracing::debug!(kind, "a presence message that cannot be read"),

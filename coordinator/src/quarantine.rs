@@ -17,17 +17,28 @@ pub async fn put_aside(
 ) -> Result<(), BrokerError> {
     // Headers that the broker added about the message's earlier life would steer its later one.
     let mut headers = FieldTable::default();
-    for (name, value) in delivery.properties.headers().as_ref().into_iter().flat_map(FieldTable::inner) {
+    for (name, value) in delivery
+        .properties
+        .headers()
+        .as_ref()
+        .into_iter()
+        .flat_map(FieldTable::inner)
+    {
         if !is_the_brokers(name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }
     headers.insert(HEADER_REASON.into(), AMQPValue::LongString(reason.into()));
     headers.insert(HEADER_ERROR.into(), AMQPValue::LongString(error.into()));
-    let mut properties = delivery.properties.clone().with_headers(headers).with_delivery_mode(2);
+    let mut properties = delivery
+        .properties
+        .clone()
+        .with_headers(headers)
+        .with_delivery_mode(2);
     if properties.message_id().is_none() {
         // A return is recognised by its message id.
-        properties = properties.with_message_id(format!("stranger-{}", delivery.delivery_tag).into());
+        properties =
+            properties.with_message_id(format!("stranger-{}", delivery.delivery_tag).into());
     }
     let message = Message {
         exchange: QUARANTINE,
@@ -38,7 +49,9 @@ pub async fn put_aside(
     let (_, verdicts) = pool.publisher().await?.publish(&[message]).await?;
     match verdicts.as_slice() {
         [Verdict::Confirmed] => Ok(()),
-        other => Err(BrokerError::Lost(format!("the quarantine queue did not take a message: {other:?}"))),
+        other => Err(BrokerError::Lost(format!(
+            "the quarantine queue did not take a message: {other:?}"
+        ))),
     }
 }
 

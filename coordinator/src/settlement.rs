@@ -64,7 +64,9 @@ impl SettlementStage {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "settlement lost its consumer, building it again");
-                    if matches!(error, BrokerError::Missing { .. }) && let Err(error) = self.topology.ensure().await {
+                    if matches!(error, BrokerError::Missing { .. })
+                        && let Err(error) = self.topology.ensure().await
+                    {
                         tracing::error!(%error, "the topology is incomplete and cannot be mended");
                     }
                     tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
@@ -80,11 +82,20 @@ impl SettlementStage {
         };
         let (mut lanes, mut streams) = (Vec::new(), Vec::new());
         for (index, lane) in Lane::all(self.lanes).enumerate() {
-            let (deliveries, settle) = self.connector.subscribe(&connection, &outcomes_queue(lane), PREFETCH).await?;
-            let ended = BrokerError::Lost(format!("the consumer of {} was cancelled", settle.queue()));
+            let (deliveries, settle) = self
+                .connector
+                .subscribe(&connection, &outcomes_queue(lane), PREFETCH)
+                .await?;
+            let ended =
+                BrokerError::Lost(format!("the consumer of {} was cancelled", settle.queue()));
             // A stream that ends is a fault: say so, instead of letting the others hide it.
             let ending = futures::stream::once(std::future::ready(Err(ended)));
-            streams.push(deliveries.chain(ending).map(move |delivery| (index, delivery)).boxed());
+            streams.push(
+                deliveries
+                    .chain(ending)
+                    .map(move |delivery| (index, delivery))
+                    .boxed(),
+            );
             lanes.push(settle);
         }
         let mut deliveries = select_all(streams);
@@ -117,15 +128,28 @@ impl SettlementStage {
         while let Some((lane, delivery)) = next {
             let delivery = delivery?;
             acks.entry(lane)
-                .and_modify(|ack| *ack = Ack { tag: delivery.delivery_tag, multiple: true })
-                .or_insert(Ack { tag: delivery.delivery_tag, multiple: false });
+                .and_modify(|ack| {
+                    *ack = Ack {
+                        tag: delivery.delivery_tag,
+                        multiple: true,
+                    }
+                })
+                .or_insert(Ack {
+                    tag: delivery.delivery_tag,
+                    multiple: false,
+                });
             self.read(&delivery, &mut group).await?;
-            next = if group.len() < GROUP { more.next().now_or_never().flatten() } else { None };
+            next = if group.len() < GROUP {
+                more.next().now_or_never().flatten()
+            } else {
+                None
+            };
         }
         let started = Instant::now();
         let settled = self.settle(&group).await;
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
-        metrics::histogram!("tidegate_settle_group_outcomes").record(crate::metrics::size(group.len()));
+        metrics::histogram!("tidegate_settle_group_outcomes")
+            .record(crate::metrics::size(group.len()));
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
@@ -138,14 +162,30 @@ impl SettlementStage {
     async fn read(&self, delivery: &Delivery, group: &mut Vec<Judged>) -> Result<(), BrokerError> {
         match Outcomes::decode(&delivery.properties, &delivery.data) {
             Ok(outcomes) => {
-                let redelivered = outcomes.reports.iter().filter(|report| report.redelivered).count();
-                metrics::counter!("tidegate_redelivered_outcomes_total").increment(redelivered as u64);
-                group.extend(outcomes.reports.into_iter().map(|report| self.judge(report)));
+                let redelivered = outcomes
+                    .reports
+                    .iter()
+                    .filter(|report| report.redelivered)
+                    .count();
+                metrics::counter!("tidegate_redelivered_outcomes_total")
+                    .increment(redelivered as u64);
+                group.extend(
+                    outcomes
+                        .reports
+                        .into_iter()
+                        .map(|report| self.judge(report)),
+                );
                 Ok(())
             }
             Err(error) => {
                 tracing::error!(%error, "a message on the outcomes queue holds no outcomes, put aside");
-                quarantine::put_aside(&self.publishing, delivery, "undecodable_outcomes", &error.to_string()).await
+                quarantine::put_aside(
+                    &self.publishing,
+                    delivery,
+                    "undecodable_outcomes",
+                    &error.to_string(),
+                )
+                .await
             }
         }
     }
@@ -158,7 +198,9 @@ impl SettlementStage {
                     count(&settled);
                     return settled;
                 }
-                Err(error) => tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again"),
+                Err(error) => {
+                    tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again");
+                }
             }
             tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
         }
@@ -179,16 +221,26 @@ impl SettlementStage {
                 policy: self.policy(&report.pipeline),
                 random: rand::random(),
             },
-            Outcome::Throttled { reason, after_ms } => Verdict::Hold { reason, after: after_ms },
+            Outcome::Throttled { reason, after_ms } => Verdict::Hold {
+                reason,
+                after: after_ms,
+            },
             Outcome::Failed { reason, error } => Verdict::Kill { reason, error },
             Outcome::Released { reason } => Verdict::Release { reason },
         };
-        Judged { batch: report.batch, attempt: report.attempt, verdict }
+        Judged {
+            batch: report.batch,
+            attempt: report.attempt,
+            verdict,
+        }
     }
 
     fn policy(&self, pipeline: &PipelineName) -> RetryPolicy {
         let config = self.pipelines.get(pipeline).cloned().unwrap_or_default();
-        RetryPolicy { max_attempts: config.max_attempts, backoff: config.backoff() }
+        RetryPolicy {
+            max_attempts: config.max_attempts,
+            backoff: config.backoff(),
+        }
     }
 }
 

@@ -68,10 +68,14 @@ pub enum SubmissionError {
         problem: LineProblem,
     },
     /// No line at all.
-    #[error("the submission holds no batch: send one JSON object a line, {{\"key\": …, \"payload\": …}}")]
+    #[error(
+        "the submission holds no batch: send one JSON object a line, {{\"key\": …, \"payload\": …}}"
+    )]
     Empty,
     /// The idempotency key is unusable.
-    #[error("the idempotency key must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters")]
+    #[error(
+        "the idempotency key must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"
+    )]
     IdempotencyKey,
     /// The key belongs to a run with other lines.
     #[error("the idempotency key belongs to run {0}, which had other lines")]
@@ -159,7 +163,11 @@ impl SubmissionStage {
         let mut abandon = AbandonOnDrop::new(self.ledger.clone(), run.id);
         let taken = self.take_lines(run.id, &pipeline, room, body).await;
         let accepted = match taken {
-            Ok(digest) => self.ledger.accept(run.id, &digest).await.map_err(SubmissionError::from),
+            Ok(digest) => self
+                .ledger
+                .accept(run.id, &digest)
+                .await
+                .map_err(SubmissionError::from),
             Err(error) => Err(error),
         };
         match accepted {
@@ -183,7 +191,10 @@ impl SubmissionStage {
         PipelineName::new(name)
             .ok()
             .filter(|name| self.pipelines.contains_key(name))
-            .ok_or_else(|| SubmissionError::UnknownPipeline { name: name.chars().take(100).collect(), known: known() })
+            .ok_or_else(|| SubmissionError::UnknownPipeline {
+                name: name.chars().take(100).collect(),
+                known: known(),
+            })
     }
 
     /// Reads lines into the ledger, chunk by chunk, and gives the digest of all of them.
@@ -199,18 +210,28 @@ impl SubmissionStage {
         let mut taken: u64 = 0;
         let due = Timestamp::now();
         loop {
-            let piece = body.next().await.transpose().map_err(|e| SubmissionError::Body(e.to_string()))?;
+            let piece = body
+                .next()
+                .await
+                .transpose()
+                .map_err(|e| SubmissionError::Body(e.to_string()))?;
             let ended = piece.is_none();
             lines.push(piece.as_deref().unwrap_or_default());
             while let Some((number, line)) = lines.next(ended)? {
-                let at = |problem| SubmissionError::Line { line: number, problem };
+                let at = |problem| SubmissionError::Line {
+                    line: number,
+                    problem,
+                };
                 let Some(batch) = read_line(&line, pipeline, due).map_err(at)? else {
                     continue;
                 };
                 taken += 1;
                 if taken > room {
                     let limit = self.backlog_limit;
-                    return Err(SubmissionError::QueueFull { pending: limit - room, limit });
+                    return Err(SubmissionError::QueueFull {
+                        pending: limit - room,
+                        limit,
+                    });
                 }
                 chunk.push(batch);
                 if chunk.is_full() {
@@ -246,16 +267,31 @@ async fn recognise<E: std::fmt::Display>(
         while lines.next(false)?.is_some() {}
     }
     while lines.next(true)?.is_some() {}
-    if lines.digest() == digest { Ok(Accepted::Before(run)) } else { Err(SubmissionError::Conflict(run.run)) }
+    if lines.digest() == digest {
+        Ok(Accepted::Before(run))
+    } else {
+        Err(SubmissionError::Conflict(run.run))
+    }
 }
 
 fn check_idempotency_key(key: Option<&str>) -> Result<(), SubmissionError> {
-    let usable = |key: &str| (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    if key.is_none_or(usable) { Ok(()) } else { Err(SubmissionError::IdempotencyKey) }
+    let usable = |key: &str| {
+        (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
+            && key.bytes().all(|b| b.is_ascii_graphic())
+    };
+    if key.is_none_or(usable) {
+        Ok(())
+    } else {
+        Err(SubmissionError::IdempotencyKey)
+    }
 }
 
 /// One line; `None` for a blank one.
-fn read_line(line: &[u8], pipeline: &PipelineName, due: Timestamp) -> Result<Option<NewBatch>, LineProblem> {
+fn read_line(
+    line: &[u8],
+    pipeline: &PipelineName,
+    due: Timestamp,
+) -> Result<Option<NewBatch>, LineProblem> {
     let text = std::str::from_utf8(line).map_err(|e| LineProblem::NotUtf8(e.valid_up_to() + 1))?;
     let text = text.trim_ascii();
     if text.is_empty() {
@@ -263,8 +299,16 @@ fn read_line(line: &[u8], pipeline: &PipelineName, due: Timestamp) -> Result<Opt
     }
     let Line { key, payload } = serde_json::from_str(text)?;
     payload::check(&payload)?;
-    let key = key.as_deref().map_or_else(|| Ok(Key::default()), Key::new)?;
-    Ok(Some(NewBatch { id: BatchId::generate(), pipeline: pipeline.clone(), key, payload, due }))
+    let key = key
+        .as_deref()
+        .map_or_else(|| Ok(Key::default()), Key::new)?;
+    Ok(Some(NewBatch {
+        id: BatchId::generate(),
+        pipeline: pipeline.clone(),
+        key,
+        payload,
+        due,
+    }))
 }
 
 /// Cuts a byte stream into lines and hashes them, blank ones and line ends aside.
@@ -281,12 +325,18 @@ impl Lines {
     fn push(&mut self, bytes: &[u8]) {
         const BOM: &[u8] = b"\xef\xbb\xbf";
         let first = self.number == 0 && self.rest.is_empty();
-        self.rest.extend_from_slice(if first { bytes.strip_prefix(BOM).unwrap_or(bytes) } else { bytes });
+        self.rest.extend_from_slice(if first {
+            bytes.strip_prefix(BOM).unwrap_or(bytes)
+        } else {
+            bytes
+        });
     }
 
     /// The next whole line and its number; the last one needs no newline when the stream has ended.
     fn next(&mut self, ended: bool) -> Result<Option<(usize, Bytes)>, SubmissionError> {
-        let newline = self.rest[self.searched..].iter().position(|byte| *byte == b'\n');
+        let newline = self.rest[self.searched..]
+            .iter()
+            .position(|byte| *byte == b'\n');
         let searched = std::mem::replace(&mut self.searched, 0);
         let line = match newline {
             Some(end) => {
@@ -296,7 +346,10 @@ impl Lines {
             }
             None if ended && !self.rest.is_empty() => self.rest.split(),
             None if self.rest.len() > MAX_LINE_BYTES => {
-                return Err(SubmissionError::Line { line: self.number + 1, problem: LineProblem::TooLong });
+                return Err(SubmissionError::Line {
+                    line: self.number + 1,
+                    problem: LineProblem::TooLong,
+                });
             }
             None => {
                 self.searched = self.rest.len();
@@ -305,7 +358,10 @@ impl Lines {
         };
         self.number += 1;
         if line.len() > MAX_LINE_BYTES {
-            return Err(SubmissionError::Line { line: self.number, problem: LineProblem::TooLong });
+            return Err(SubmissionError::Line {
+                line: self.number,
+                problem: LineProblem::TooLong,
+            });
         }
         let content = line.trim_ascii();
         if !content.is_empty() {
@@ -351,7 +407,10 @@ struct AbandonOnDrop {
 
 impl AbandonOnDrop {
     fn new(ledger: Arc<dyn SubmissionLedger>, run: RunId) -> Self {
-        Self { ledger, run: Some(run) }
+        Self {
+            ledger,
+            run: Some(run),
+        }
     }
 
     fn disarm(&mut self) {

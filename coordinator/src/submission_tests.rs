@@ -14,19 +14,38 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ledger = Arc::new(SqliteLedger::open(&folder.path().join("ledger.db")).await.unwrap());
+        let ledger = Arc::new(
+            SqliteLedger::open(&folder.path().join("ledger.db"))
+                .await
+                .unwrap(),
+        );
         let (tell, notices) = mpsc::channel(8);
         let stage = SubmissionStage {
             ledger: ledger.clone(),
-            pipelines: BTreeMap::from([(PipelineName::new("hashes").unwrap(), PipelineConfig::default())]),
+            pipelines: BTreeMap::from([(
+                PipelineName::new("hashes").unwrap(),
+                PipelineConfig::default(),
+            )]),
             backlog_limit: 5_000,
             notices: tell,
         };
-        Self { stage, ledger, notices, _folder: folder }
+        Self {
+            stage,
+            ledger,
+            notices,
+            _folder: folder,
+        }
     }
 
     async fn submit(&self, key: Option<&str>, body: &str) -> Result<Accepted, SubmissionError> {
-        self.submit_pieces(key, body.as_bytes().chunks(if body.len() < 1_000 { 7 } else { 1_000 }).map(|p| Ok(Bytes::copy_from_slice(p))).collect()).await
+        self.submit_pieces(
+            key,
+            body.as_bytes()
+                .chunks(if body.len() < 1_000 { 7 } else { 1_000 })
+                .map(|p| Ok(Bytes::copy_from_slice(p)))
+                .collect(),
+        )
+        .await
     }
 
     async fn submit_pieces(
@@ -39,7 +58,9 @@ impl Fixture {
             priority: Priority::Normal,
             idempotency_key: key.map(str::to_owned),
         };
-        self.stage.submit(submission, futures::stream::iter(pieces)).await
+        self.stage
+            .submit(submission, futures::stream::iter(pieces))
+            .await
     }
 
     async fn nothing_is_kept(&self) {
@@ -65,7 +86,7 @@ async fn one_bad_line_refuses_the_whole_file_and_is_named() {
     let good = "{\"payload\":1}\n";
     let long_key = format!("{{\"key\":\"{}\",\"payload\":1}}", "k".repeat(3000));
     let deep = format!("{{\"payload\":{}1}}", "[".repeat(100_000));
-    let cases: [(&str, &str); 9] = [
+    let cases: [(&str, &str); 11] = [
         ("{\"payload\":1", "no batch"),
         ("{\"payload\":1}}", "no batch"),
         ("{\"payload\":NaN}", "no batch"),
@@ -75,6 +96,8 @@ async fn one_bad_line_refuses_the_whole_file_and_is_named() {
         ("{\"key\":\"a\\u0000\",\"payload\":1}", "control character"),
         (&long_key, "2048"),
         (&deep, "no batch"),
+        ("{\"payload\":\"\\ud800\"}", "one JSON value"),
+        ("{\"payload\":[1e999]}", "one JSON value"),
     ];
     for (bad, expected) in cases {
         let body = format!("{}{bad}\n{good}", good.repeat(3));
@@ -82,12 +105,24 @@ async fn one_bad_line_refuses_the_whole_file_and_is_named() {
         let SubmissionError::Line { line: 4, problem } = error else {
             panic!("{bad:.50}: {error}");
         };
-        assert!(problem.to_string().contains(expected), "{bad:.50}: {problem}");
+        assert!(
+            problem.to_string().contains(expected),
+            "{bad:.50}: {problem}"
+        );
         fixture.nothing_is_kept().await;
     }
     let not_utf8 = vec![Ok(Bytes::from_static(b"{\"payload\":\"\xff\"}"))];
     let error = fixture.submit_pieces(None, not_utf8).await.unwrap_err();
-    assert!(matches!(error, SubmissionError::Line { line: 1, problem: LineProblem::NotUtf8(13) }), "{error}");
+    assert!(
+        matches!(
+            error,
+            SubmissionError::Line {
+                line: 1,
+                problem: LineProblem::NotUtf8(13)
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -95,50 +130,103 @@ async fn a_bad_line_behind_many_chunks_leaves_nothing() {
     let fixture = Fixture::new().await;
     let body = format!("{}oops", "{\"payload\":1}\n".repeat(4_500));
     let error = fixture.submit(None, &body).await.unwrap_err();
-    assert!(matches!(error, SubmissionError::Line { line: 4_501, .. }), "{error}");
+    assert!(
+        matches!(error, SubmissionError::Line { line: 4_501, .. }),
+        "{error}"
+    );
     fixture.nothing_is_kept().await;
 }
 
 #[tokio::test]
 async fn too_much_is_refused_whole() {
     let fixture = Fixture::new().await;
-    let error = fixture.submit(None, &"{\"payload\":1}\n".repeat(5_001)).await.unwrap_err();
-    assert!(matches!(error, SubmissionError::QueueFull { limit: 5_000, .. }), "{error}");
+    let error = fixture
+        .submit(None, &"{\"payload\":1}\n".repeat(5_001))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SubmissionError::QueueFull { limit: 5_000, .. }),
+        "{error}"
+    );
     fixture.nothing_is_kept().await;
-    let huge = format!("{{\"payload\":\"{}\"}}", "x".repeat(payload::MAX_PAYLOAD_BYTES));
+    let huge = format!(
+        "{{\"payload\":\"{}\"}}",
+        "x".repeat(payload::MAX_PAYLOAD_BYTES)
+    );
     let error = fixture.submit(None, &huge).await.unwrap_err();
     let too_large = LineProblem::Payload(PayloadError::TooLarge(payload::MAX_PAYLOAD_BYTES + 2));
-    assert_eq!(error.to_string(), SubmissionError::Line { line: 1, problem: too_large }.to_string());
+    assert_eq!(
+        error.to_string(),
+        SubmissionError::Line {
+            line: 1,
+            problem: too_large
+        }
+        .to_string()
+    );
     let endless = "x".repeat(MAX_LINE_BYTES + 100);
     let error = fixture.submit(None, &endless).await.unwrap_err();
-    assert!(matches!(error, SubmissionError::Line { line: 1, problem: LineProblem::TooLong }), "{error}");
+    assert!(
+        matches!(
+            error,
+            SubmissionError::Line {
+                line: 1,
+                problem: LineProblem::TooLong
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_leaves_nothing() {
     let fixture = Fixture::new().await;
-    let pieces = vec![Ok(Bytes::from_static(b"{\"payload\":1}\n")), Err("reset".to_owned())];
+    let pieces = vec![
+        Ok(Bytes::from_static(b"{\"payload\":1}\n")),
+        Err("reset".to_owned()),
+    ];
     let error = fixture.submit_pieces(None, pieces).await.unwrap_err();
     assert!(matches!(error, SubmissionError::Body(_)));
     fixture.nothing_is_kept().await;
-    assert!(matches!(fixture.submit(None, " \n\n").await, Err(SubmissionError::Empty)));
-    assert!(matches!(fixture.submit(None, "").await, Err(SubmissionError::Empty)));
+    assert!(matches!(
+        fixture.submit(None, " \n\n").await,
+        Err(SubmissionError::Empty)
+    ));
+    assert!(matches!(
+        fixture.submit(None, "").await,
+        Err(SubmissionError::Empty)
+    ));
     fixture.nothing_is_kept().await;
 }
 
 #[tokio::test]
 async fn the_same_key_gives_the_same_run() {
     let fixture = Fixture::new().await;
-    let Accepted::New(first) = fixture.submit(Some("nightly"), "{\"payload\":1}\n").await.unwrap() else {
+    let Accepted::New(first) = fixture
+        .submit(Some("nightly"), "{\"payload\":1}\n")
+        .await
+        .unwrap()
+    else {
         panic!("a new run");
     };
-    let again = fixture.submit(Some("nightly"), "{\"payload\":1}\r\n\n").await.unwrap();
+    let again = fixture
+        .submit(Some("nightly"), "{\"payload\":1}\r\n\n")
+        .await
+        .unwrap();
     assert_eq!(again, Accepted::Before(first.clone()));
-    let other = fixture.submit(Some("nightly"), "{\"payload\":2}").await.unwrap_err();
+    let other = fixture
+        .submit(Some("nightly"), "{\"payload\":2}")
+        .await
+        .unwrap_err();
     assert!(matches!(other, SubmissionError::Conflict(run) if run == first.run));
     for unusable in ["", "a b", "ä", &"k".repeat(256)] {
-        let error = fixture.submit(Some(unusable), "{\"payload\":1}").await.unwrap_err();
-        assert!(matches!(error, SubmissionError::IdempotencyKey), "{unusable}");
+        let error = fixture
+            .submit(Some(unusable), "{\"payload\":1}")
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, SubmissionError::IdempotencyKey),
+            "{unusable}"
+        );
     }
     assert_eq!(fixture.ledger.runs(None, 10).await.unwrap().len(), 1);
 }
@@ -147,7 +235,11 @@ async fn the_same_key_gives_the_same_run() {
 async fn unknown_pipelines_are_answered_with_the_known_ones() {
     let fixture = Fixture::new().await;
     for name in ["thumbnails", "__proto__", "", &"p".repeat(10_000)] {
-        let submission = Submission { pipeline: name.into(), priority: Priority::Normal, idempotency_key: None };
+        let submission = Submission {
+            pipeline: name.into(),
+            priority: Priority::Normal,
+            idempotency_key: None,
+        };
         let body = futures::stream::iter([Ok::<_, String>(Bytes::from_static(b"{\"payload\":1}"))]);
         let error = fixture.stage.submit(submission, body).await.unwrap_err();
         assert!(error.to_string().contains("there are hashes"), "{error}");

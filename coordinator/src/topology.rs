@@ -30,8 +30,12 @@ impl Topology {
     pub async fn ensure_on(&self, connection: &Connection) -> Result<(), BrokerError> {
         let patience = self.connector.answer_timeout();
         match self.mode {
-            TopologyMode::Declare => broker::declare(connection, &self.exchanges, &self.queues, patience).await,
-            TopologyMode::Check => broker::check(connection, &self.exchanges, &self.queues, patience).await,
+            TopologyMode::Declare => {
+                broker::declare(connection, &self.exchanges, &self.queues, patience).await
+            }
+            TopologyMode::Check => {
+                broker::check(connection, &self.exchanges, &self.queues, patience).await
+            }
         }
     }
 

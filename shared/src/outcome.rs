@@ -70,7 +70,11 @@ impl Outcome {
     #[must_use]
     pub fn follow_up_bytes(&self) -> usize {
         match self {
-            Self::Completed(completed) => completed.follow_ups.iter().map(|f| f.payload.get().len()).sum(),
+            Self::Completed(completed) => completed
+                .follow_ups
+                .iter()
+                .map(|f| f.payload.get().len())
+                .sum(),
             _ => 0,
         }
     }
@@ -168,8 +172,6 @@ impl Outcomes {
 /// Cuts an error text to [`MAX_ERROR_BYTES`] and replaces what a terminal or a database would choke on.
 #[must_use]
 pub fn printable_error(text: &str) -> String {
-    let end = text.floor_char_boundary(MAX_ERROR_BYTES);
-    let cut = if end < text.len() { "…" } else { "" };
     let clean = |c: char| {
         if c.is_control() && c != '\n' {
             '\u{fffd}'
@@ -177,7 +179,15 @@ pub fn printable_error(text: &str) -> String {
             c
         }
     };
-    text[..end].chars().map(clean).chain(cut.chars()).collect()
+    // Cleaning makes a text longer, so it is cut before, to spare a flood, and after, to keep the promise.
+    let start = &text[..text.floor_char_boundary(MAX_ERROR_BYTES)];
+    let mut printable: String = start.chars().map(clean).collect();
+    let room = MAX_ERROR_BYTES - '…'.len_utf8();
+    if start.len() < text.len() || printable.len() > MAX_ERROR_BYTES {
+        printable.truncate(printable.floor_char_boundary(room));
+        printable.push('…');
+    }
+    printable
 }
 
 mod milliseconds {
@@ -287,7 +297,7 @@ mod tests {
     #[test]
     fn error_texts_are_bounded_and_printable() {
         let text = printable_error(&"ä\u{1b}[31m".repeat(4000));
-        assert!(text.len() <= MAX_ERROR_BYTES * 2 && text.ends_with('…'));
+        assert!(text.len() <= MAX_ERROR_BYTES && text.ends_with('…'));
         assert!(!text.contains('\u{1b}'));
         assert_eq!(printable_error("plain\ntext"), "plain\ntext");
     }

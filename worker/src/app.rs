@@ -55,9 +55,11 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::SearchConsole(_) => exit::CONFIG,
-            Self::Sink { problem: SinkError::Unavailable(_), .. } => exit::UNAVAILABLE,
-            Self::Sink { .. } => exit::CONFIG,
+            Self::Sink {
+                problem: SinkError::Unavailable(_),
+                ..
+            } => exit::UNAVAILABLE,
+            Self::Config(_) | Self::SearchConsole(_) | Self::Sink { .. } => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
@@ -107,7 +109,11 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         prefetch: config.worker.prefetch(),
         slots: Arc::new(Semaphore::new(config.worker.slots as usize)),
         holding,
-        commit: Commit { sink, reports, writer: worker },
+        commit: Commit {
+            sink,
+            reports,
+            writer: worker,
+        },
         draining: lifecycle.draining(),
         stopping: lifecycle.stopping(),
     };
@@ -118,14 +124,22 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         leaving.cancel();
         consumed
     });
-    let code = lifecycle.run(config.worker.drain_timeout.get()).await.map_err(anyhow::Error::from)?;
+    let code = lifecycle
+        .run(config.worker.drain_timeout.get())
+        .await
+        .map_err(anyhow::Error::from)?;
     tracing::info!(code, "worker stopped");
     Ok(code)
 }
 
-async fn open_sink(config: &Config) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
+async fn open_sink(
+    config: &Config,
+) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
     let url = config.sink_url();
-    let failed = |problem| StartError::Sink { address: url.address(), problem };
+    let failed = |problem| StartError::Sink {
+        address: url.address(),
+        problem,
+    };
     Ok(match &url {
         DatabaseUrl::Sqlite(path) => {
             let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
@@ -148,7 +162,14 @@ fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Reg
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),
         };
-        registry.serve(name, Served { handler, deadline: pipeline.deadline.get(), sink: pipeline.sink });
+        registry.serve(
+            name,
+            Served {
+                handler,
+                deadline: pipeline.deadline.get(),
+                sink: pipeline.sink,
+            },
+        );
     }
     Ok(registry)
 }

@@ -76,7 +76,11 @@ impl Commit {
 
     /// Reports an outcome and acks once the broker has it.
     pub async fn report(&self, work: Work, outcome: Outcome) {
-        let Work { held, batch, redelivered } = work;
+        let Work {
+            held,
+            batch,
+            redelivered,
+        } = work;
         let report = Report {
             batch: batch.id,
             run: batch.run,
@@ -104,12 +108,22 @@ impl Commit {
         if let Err(problem) = check_follow_ups(&output.follow_ups) {
             return Ok(problem);
         }
-        let completed =
-            Completed { rows: output.rows.count(), statistics: output.statistics, follow_ups: output.follow_ups };
-        let marker =
-            Marker { batch: batch.id, attempt: batch.attempt, writer: self.writer.clone(), completed };
+        let completed = Completed {
+            rows: output.rows.count(),
+            statistics: output.statistics,
+            follow_ups: output.follow_ups,
+        };
+        let marker = Marker {
+            batch: batch.id,
+            attempt: batch.attempt,
+            writer: self.writer.clone(),
+            completed,
+        };
         let rows = Arc::new(output.rows);
-        match self.patiently(|| self.sink.commit(marker.clone(), rows.clone())).await {
+        match self
+            .patiently(|| self.sink.commit(marker.clone(), rows.clone()))
+            .await
+        {
             Ok(committed) => Ok(Outcome::Completed(committed.into_completed())),
             Err(SinkError::Unavailable(error)) => Err(SinkAway(SinkError::Unavailable(error))),
             Err(error) => Ok(refused(&error)),
@@ -148,22 +162,35 @@ impl Commit {
 
 /// A pipeline without a sink: rows are counted and dropped.
 fn count_only(output: Output) -> Outcome {
-    let Output { rows, statistics, follow_ups } = output;
+    let Output {
+        rows,
+        statistics,
+        follow_ups,
+    } = output;
     match check_follow_ups(&follow_ups) {
-        Ok(()) => Outcome::Completed(Completed { rows: rows.count(), statistics, follow_ups }),
+        Ok(()) => Outcome::Completed(Completed {
+            rows: rows.count(),
+            statistics,
+            follow_ups,
+        }),
         Err(problem) => problem,
     }
 }
 
 fn verdict(error: HandlerError) -> Outcome {
     match error {
-        HandlerError::Retry { error, after } => Outcome::Retry { error: printable_error(&error), after_ms: after },
-        HandlerError::Throttled { reason, after } => {
-            Outcome::Throttled { reason: printable_error(&reason), after_ms: after }
-        }
-        HandlerError::Fail { reason, error } => {
-            Outcome::Failed { reason: reason.to_owned(), error: printable_error(&error) }
-        }
+        HandlerError::Retry { error, after } => Outcome::Retry {
+            error: printable_error(&error),
+            after_ms: after,
+        },
+        HandlerError::Throttled { reason, after } => Outcome::Throttled {
+            reason: printable_error(&reason),
+            after_ms: after,
+        },
+        HandlerError::Fail { reason, error } => Outcome::Failed {
+            reason: reason.to_owned(),
+            error: printable_error(&error),
+        },
     }
 }
 
@@ -172,20 +199,33 @@ fn refused(error: &SinkError) -> Outcome {
         SinkError::DamagedMarker { .. } => "damaged_marker",
         _ => "sink_refused",
     };
-    Outcome::Failed { reason: reason.to_owned(), error: printable_error(&error.to_string()) }
+    Outcome::Failed {
+        reason: reason.to_owned(),
+        error: printable_error(&error.to_string()),
+    }
 }
 
 /// Follow-ups become payloads: what may not be submitted may not be asked for either.
 fn check_follow_ups(follow_ups: &[FollowUp]) -> Result<(), Outcome> {
-    let fail = |error: String| Err(Outcome::Failed { reason: "bad_follow_up".to_owned(), error });
+    let fail = |error: String| {
+        Err(Outcome::Failed {
+            reason: "bad_follow_up".to_owned(),
+            error,
+        })
+    };
     for (index, follow_up) in follow_ups.iter().enumerate() {
         if let Err(error) = payload::check(&follow_up.payload) {
             return fail(format!("follow-up {index}: {error}"));
         }
     }
-    let bytes: usize = follow_ups.iter().map(|follow_up| follow_up.payload.get().len()).sum();
+    let bytes: usize = follow_ups
+        .iter()
+        .map(|follow_up| follow_up.payload.get().len())
+        .sum();
     if bytes > MAX_FOLLOW_UP_BYTES {
-        return fail(format!("{bytes} bytes of follow-ups, at most {MAX_FOLLOW_UP_BYTES} are allowed: ask for fewer at once"));
+        return fail(format!(
+            "{bytes} bytes of follow-ups, at most {MAX_FOLLOW_UP_BYTES} are allowed: ask for fewer at once"
+        ));
     }
     Ok(())
 }

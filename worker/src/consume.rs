@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::select_all;
 use lapin::message::Delivery;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::AMQPValue;
 use shared::backoff::Backoff;
 use shared::batch::{Batch, BatchIds, DecodeError};
 use shared::broker::{BrokerError, Connector, Message, PublishingPool, Verdict};
@@ -103,17 +103,30 @@ impl ConsumeStage {
         for pipeline in stage.registry.names() {
             for lane in Lane::all(stage.lanes) {
                 let queue = work_queue(pipeline, lane);
-                let (deliveries, settle) = stage.connector.subscribe(&connection, &queue, stage.prefetch).await?;
+                let (deliveries, settle) = stage
+                    .connector
+                    .subscribe(&connection, &queue, stage.prefetch)
+                    .await?;
                 let (hands, acks) = Hands::new(settle);
                 session.tasks.spawn(acks.run());
-                let ended = BrokerError::Lost(format!("the broker cancelled the consumer of {queue}"));
+                let ended =
+                    BrokerError::Lost(format!("the broker cancelled the consumer of {queue}"));
                 let ending = futures::stream::once(std::future::ready(Err(ended)));
                 let source = (hands.clone(), pipeline.clone());
-                streams.push(deliveries.chain(ending).map(move |delivery| (source.clone(), delivery)).boxed());
+                streams.push(
+                    deliveries
+                        .chain(ending)
+                        .map(move |delivery| (source.clone(), delivery))
+                        .boxed(),
+                );
                 all_hands.push(hands);
             }
         }
-        tracing::info!(queues = all_hands.len(), prefetch = stage.prefetch, "consuming");
+        tracing::info!(
+            queues = all_hands.len(),
+            prefetch = stage.prefetch,
+            "consuming"
+        );
         *failures = 0;
         let mut deliveries = select_all(streams);
         let ended = loop {
@@ -125,7 +138,9 @@ impl ConsumeStage {
             match next {
                 Some(((hands, pipeline), Ok(delivery))) => {
                     let held = hands.take(delivery.delivery_tag);
-                    let task = stage.clone().work(session.clone(), pipeline, held, delivery);
+                    let task = stage
+                        .clone()
+                        .work(session.clone(), pipeline, held, delivery);
                     session.tasks.spawn(task);
                 }
                 Some((_, Err(error))) => break Err(error.into()),
@@ -155,8 +170,13 @@ impl ConsumeStage {
             }
             Ok(()) | Err(SessionError::SinkAway) => {
                 let giving_back = give_back_unstarted(deliveries, &all_hands);
-                if timeout(self.connector.answer_timeout(), giving_back).await.is_err() {
-                    tracing::warn!("the broker does not take work back; it will when the connection ends");
+                if timeout(self.connector.answer_timeout(), giving_back)
+                    .await
+                    .is_err()
+                {
+                    tracing::warn!(
+                        "the broker does not take work back; it will when the connection ends"
+                    );
                 }
             }
         }
@@ -196,7 +216,17 @@ impl ConsumeStage {
         }
         let Some(served) = self.registry.get(&batch.pipeline) else {
             let reason = "unknown_pipeline".to_owned();
-            return self.commit.report(Work { held, batch, redelivered }, Outcome::Released { reason }).await;
+            return self
+                .commit
+                .report(
+                    Work {
+                        held,
+                        batch,
+                        redelivered,
+                    },
+                    Outcome::Released { reason },
+                )
+                .await;
         };
         let slot = tokio::select! {
             biased;
@@ -204,7 +234,11 @@ impl ConsumeStage {
             () = session.over.cancelled() => return held.give_back().await,
             slot = self.slots.acquire() => slot.expect("the slots are never closed"),
         };
-        let work = Work { held, batch, redelivered };
+        let work = Work {
+            held,
+            batch,
+            redelivered,
+        };
         if let Err(error) = self.run_and_finish(&session, served, work, slot).await {
             tracing::error!(%error, "giving work back until the sink answers");
             session.sink_away.cancel();
@@ -243,14 +277,35 @@ impl ConsumeStage {
     }
 
     /// A message that is no batch for this worker.
-    async fn refuse(&self, held: Held, delivery: Delivery, pipeline: &PipelineName, error: DecodeError) {
+    async fn refuse(
+        &self,
+        held: Held,
+        delivery: Delivery,
+        pipeline: &PipelineName,
+        error: DecodeError,
+    ) {
         tracing::error!(%error, reason = error.reason(), %pipeline, "a message on a work queue cannot be run");
         metrics::counter!("tidegate_undecodable_total", "reason" => error.reason()).increment(1);
-        if let DecodeError::OtherVersion { ids: BatchIds { id, run, attempt }, .. } = error {
+        if let DecodeError::OtherVersion {
+            ids: BatchIds { id, run, attempt },
+            ..
+        } = error
+        {
             let payload = serde_json::value::RawValue::NULL.to_owned();
-            let batch = Batch { id, run, pipeline: pipeline.clone(), key: Key::default(), attempt, payload };
+            let batch = Batch {
+                id,
+                run,
+                pipeline: pipeline.clone(),
+                key: Key::default(),
+                attempt,
+                payload,
+            };
             let reason = "unsupported_version".to_owned();
-            let work = Work { held, batch, redelivered: delivery.redelivered };
+            let work = Work {
+                held,
+                batch,
+                redelivered: delivery.redelivered,
+            };
             return self.commit.report(work, Outcome::Released { reason }).await;
         }
         match self.send_to_dead(delivery, &error).await {
@@ -262,20 +317,45 @@ impl ConsumeStage {
         }
     }
 
-    async fn send_to_dead(&self, delivery: Delivery, error: &DecodeError) -> Result<(), BrokerError> {
-        let mut headers = delivery.properties.headers().clone().unwrap_or_else(FieldTable::default);
-        headers.insert(HEADER_REASON.into(), AMQPValue::LongString(error.reason().into()));
-        headers.insert(HEADER_ERROR.into(), AMQPValue::LongString(error.to_string().into()));
-        let mut properties = delivery.properties.with_headers(headers).with_delivery_mode(2);
+    async fn send_to_dead(
+        &self,
+        delivery: Delivery,
+        error: &DecodeError,
+    ) -> Result<(), BrokerError> {
+        let mut headers = delivery.properties.headers().clone().unwrap_or_default();
+        headers.insert(
+            HEADER_REASON.into(),
+            AMQPValue::LongString(error.reason().into()),
+        );
+        headers.insert(
+            HEADER_ERROR.into(),
+            AMQPValue::LongString(error.to_string().into()),
+        );
+        let mut properties = delivery
+            .properties
+            .with_headers(headers)
+            .with_delivery_mode(2);
         if properties.message_id().is_none() {
             // A return is recognised by its message id.
             properties = properties.with_message_id(BatchId::generate().to_string().into());
         }
-        let message = Message { exchange: DEAD, routing_key: String::new(), properties, body: delivery.data };
-        let (_, verdicts) = self.publishing.publisher().await?.publish(&[message]).await?;
+        let message = Message {
+            exchange: DEAD,
+            routing_key: String::new(),
+            properties,
+            body: delivery.data,
+        };
+        let (_, verdicts) = self
+            .publishing
+            .publisher()
+            .await?
+            .publish(&[message])
+            .await?;
         match verdicts.as_slice() {
             [Verdict::Confirmed] => Ok(()),
-            other => Err(BrokerError::Lost(format!("tidegate.dead did not take a message: {other:?}"))),
+            other => Err(BrokerError::Lost(format!(
+                "tidegate.dead did not take a message: {other:?}"
+            ))),
         }
     }
 

@@ -88,11 +88,17 @@ pub enum HandlerError {
 impl HandlerError {
     /// It may work another time; the pipeline's backoff says when.
     pub fn retry(error: impl Into<String>) -> Self {
-        Self::Retry { error: error.into(), after: None }
+        Self::Retry {
+            error: error.into(),
+            after: None,
+        }
     }
 
     /// It would fail again.
     pub fn fail(reason: &'static str, error: impl Into<String>) -> Self {
-        Self::Fail { reason, error: error.into() }
+        Self::Fail {
+            reason,
+            error: error.into(),
+        }
     }
 }

@@ -43,7 +43,13 @@ impl Hands {
     #[must_use]
     pub fn new(settle: Settle) -> (Self, Acks) {
         let (acks, events) = mpsc::unbounded_channel();
-        (Self { settle: settle.clone(), acks }, Acks { settle, events })
+        (
+            Self {
+                settle: settle.clone(),
+                acks,
+            },
+            Acks { settle, events },
+        )
     }
 
     /// Takes a delivery, in the order of delivery.
@@ -51,7 +57,11 @@ impl Hands {
     pub fn take(&self, tag: u64) -> Held {
         // The receiver is gone only when the channel is; then nothing can be acked anyway.
         let _ = self.acks.send(Event::Delivered(tag));
-        Held { tag, settle: self.settle.clone(), acks: self.acks.clone() }
+        Held {
+            tag,
+            settle: self.settle.clone(),
+            acks: self.acks.clone(),
+        }
     }
 
     /// Stops new deliveries.
@@ -120,7 +130,10 @@ impl Holding {
     #[must_use]
     pub fn hold(&self, batch: BatchId) -> HoldGuard {
         *self.lock().entry(batch).or_default() += 1;
-        HoldGuard { holding: self.clone(), batch }
+        HoldGuard {
+            holding: self.clone(),
+            batch,
+        }
     }
 
     /// All of them.

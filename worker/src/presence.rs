@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::held::Holding;
 
+/// AMQP's delivery mode of a message that need not survive: the next one is two seconds away.
+const TRANSIENT: u8 = 1;
+
 /// The voice of this worker.
 pub struct PresenceStage {
     /// Its name.
@@ -66,7 +69,6 @@ impl PresenceStage {
             draining,
             leaving,
         };
-        const TRANSIENT: u8 = 1;
         let message = Message {
             exchange: PRESENCE,
             routing_key: String::new(),

@@ -31,7 +31,11 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 pub async fn process(served: &Served, batch: Batch, stop: &CancellationToken) -> Processed {
     let deadline = Instant::now() + served.deadline;
     let cancelled = CancellationToken::new();
-    let ctx = BatchContext { batch, deadline, cancelled: cancelled.clone() };
+    let ctx = BatchContext {
+        batch,
+        deadline,
+        cancelled: cancelled.clone(),
+    };
     let mut handling = pin!(AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind());
     let stopped = tokio::select! {
         ended = &mut handling => return Processed::Ended(flatten(ended)),
@@ -46,21 +50,28 @@ pub async fn process(served: &Served, batch: Batch, stop: &CancellationToken) ->
     // What it says about being stopped is better than what we could say: it has the command's last words.
     Processed::Ended(match late.map(flatten) {
         Ok(Err(error)) => Err(error),
-        Ok(Ok(_)) | Err(_) => {
-            Err(HandlerError::retry(format!("no result within the deadline of {:?}", served.deadline)))
-        }
+        Ok(Ok(_)) | Err(_) => Err(HandlerError::retry(format!(
+            "no result within the deadline of {:?}",
+            served.deadline
+        ))),
     })
 }
 
-fn flatten(ended: std::thread::Result<Result<Output, HandlerError>>) -> Result<Output, HandlerError> {
+fn flatten(
+    ended: std::thread::Result<Result<Output, HandlerError>>,
+) -> Result<Output, HandlerError> {
     ended.unwrap_or_else(|panic| {
-        Err(HandlerError::retry(format!("the handler panicked: {}", panic_message(&*panic))))
+        Err(HandlerError::retry(format!(
+            "the handler panicked: {}",
+            panic_message(&*panic)
+        )))
     })
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -91,7 +102,11 @@ mod tests {
     }
 
     async fn run(payload: &str, stop: &CancellationToken) -> Processed {
-        let served = Served { handler: Arc::new(Scripted), deadline: Duration::from_secs(30), sink: false };
+        let served = Served {
+            handler: Arc::new(Scripted),
+            deadline: Duration::from_secs(30),
+            sink: false,
+        };
         let batch = Batch {
             id: BatchId::generate(),
             run: RunId::generate(),
@@ -112,10 +127,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_way_to_end_is_a_verdict() {
-        assert!(matches!(run("\"fine\"", &CancellationToken::new()).await, Processed::Ended(Ok(_))));
-        assert_eq!(error("\"panic\"").await, HandlerError::retry("the handler panicked: at the disco"));
-        assert_eq!(error("\"hang\"").await, HandlerError::retry("no result within the deadline of 30s"));
-        assert!(matches!(error("{\"no\":\"text\"}").await, HandlerError::Fail { reason: "bad_payload", .. }));
+        assert!(matches!(
+            run("\"fine\"", &CancellationToken::new()).await,
+            Processed::Ended(Ok(_))
+        ));
+        assert_eq!(
+            error("\"panic\"").await,
+            HandlerError::retry("the handler panicked: at the disco")
+        );
+        assert_eq!(
+            error("\"hang\"").await,
+            HandlerError::retry("no result within the deadline of 30s")
+        );
+        assert!(matches!(
+            error("{\"no\":\"text\"}").await,
+            HandlerError::Fail {
+                reason: "bad_payload",
+                ..
+            }
+        ));
     }
 
     #[tokio::test]

@@ -19,8 +19,12 @@ pub trait AnyHandler: Send + Sync + 'static {
 #[async_trait]
 impl<H: Handler> AnyHandler for H {
     async fn handle(&self, ctx: &BatchContext) -> Result<Output, HandlerError> {
-        let input = serde_json::from_str(ctx.batch.payload.get())
-            .map_err(|error| HandlerError::fail("bad_payload", format!("the payload does not fit this pipeline: {error}")))?;
+        let input = serde_json::from_str(ctx.batch.payload.get()).map_err(|error| {
+            HandlerError::fail(
+                "bad_payload",
+                format!("the payload does not fit this pipeline: {error}"),
+            )
+        })?;
         Handler::handle(self, input, ctx).await
     }
 }

@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use shared::backoff::Backoff;
 use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
 use shared::name::{Instance, Key, Lane};
-use shared::outcome::{
-    MAX_OUTCOMES_BYTES, MAX_OUTCOMES_PER_MESSAGE, Outcomes, Report,
-};
+use shared::outcome::{MAX_OUTCOMES_BYTES, MAX_OUTCOMES_PER_MESSAGE, Outcomes, Report};
 use shared::topology::OUTCOMES;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -38,7 +36,15 @@ impl Reports {
     pub async fn confirmed(&self, key: &Key, report: Report) -> bool {
         let (confirmed, waiting) = oneshot::channel();
         let lane = key.lane(self.lanes);
-        self.queue.send(Waiting { lane, report, confirmed }).await.is_ok() && waiting.await.is_ok()
+        self.queue
+            .send(Waiting {
+                lane,
+                report,
+                confirmed,
+            })
+            .await
+            .is_ok()
+            && waiting.await.is_ok()
     }
 }
 
@@ -54,7 +60,17 @@ impl Reporter {
     #[must_use]
     pub fn new(pool: PublishingPool, worker: Instance, lanes: u16) -> (Reports, Self) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        (Reports { queue: sender, lanes }, Self { queue, pool, worker })
+        (
+            Reports {
+                queue: sender,
+                lanes,
+            },
+            Self {
+                queue,
+                pool,
+                worker,
+            },
+        )
     }
 
     /// Runs until nobody can report any more; what was reported by then is confirmed.
@@ -62,8 +78,10 @@ impl Reporter {
         let mut publisher = None;
         let mut group = Vec::new();
         while self.queue.recv_many(&mut group, GROUP).await > 0 {
-            let (reports, confirmed): (Vec<_>, Vec<_>) =
-                group.drain(..).map(|waiting| ((waiting.lane, waiting.report), waiting.confirmed)).unzip();
+            let (reports, confirmed): (Vec<_>, Vec<_>) = group
+                .drain(..)
+                .map(|waiting| ((waiting.lane, waiting.report), waiting.confirmed))
+                .unzip();
             let messages = self.messages(reports);
             self.publish(&mut publisher, messages).await;
             for confirmed in confirmed {
@@ -85,7 +103,10 @@ impl Reporter {
                     if messages.is_empty() {
                         return;
                     }
-                    tracing::warn!(messages = messages.len(), "the broker takes no outcomes, trying again");
+                    tracing::warn!(
+                        messages = messages.len(),
+                        "the broker takes no outcomes, trying again"
+                    );
                 }
                 Err(error) => tracing::warn!(%error, "could not report outcomes, trying again"),
             }
@@ -126,7 +147,10 @@ impl Reporter {
 
     fn message(&self, lane: Lane, reports: Vec<Report>) -> Message {
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-        let outcomes = Outcomes { worker: self.worker.clone(), reports };
+        let outcomes = Outcomes {
+            worker: self.worker.clone(),
+            reports,
+        };
         Message {
             exchange: OUTCOMES,
             routing_key: lane.to_string(),
@@ -142,7 +166,10 @@ fn by_size(reports: Vec<Report>) -> Vec<Vec<Report>> {
     for report in reports {
         let size = report.outcome.follow_up_bytes();
         match messages.last_mut() {
-            Some(message) if message.len() < MAX_OUTCOMES_PER_MESSAGE && bytes + size <= MAX_OUTCOMES_BYTES => {
+            Some(message)
+                if message.len() < MAX_OUTCOMES_PER_MESSAGE
+                    && bytes + size <= MAX_OUTCOMES_BYTES =>
+            {
                 bytes += size;
                 message.push(report);
             }

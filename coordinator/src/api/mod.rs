@@ -37,9 +37,15 @@ pub struct Api {
 }
 
 /// Serves until draining; requests under way are finished.
-pub async fn serve(api: Api, listener: TcpListener, draining: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    api: Api,
+    listener: TcpListener,
+    draining: CancellationToken,
+) -> std::io::Result<()> {
     let served = axum::serve(listener, router(Arc::new(api)));
-    served.with_graceful_shutdown(draining.cancelled_owned()).await
+    served
+        .with_graceful_shutdown(draining.cancelled_owned())
+        .await
 }
 
 fn router(api: Arc<Api>) -> Router {
@@ -54,19 +60,32 @@ fn router(api: Arc<Api>) -> Router {
         .merge(guarded)
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(routes::ready))
-        .fallback(|| async { Problem::not_found("there is nothing here; the API starts at /api/v1") })
+        .fallback(|| async {
+            Problem::not_found("there is nothing here; the API starts at /api/v1")
+        })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .with_state(api)
 }
 
-async fn authorize(State(api): State<Arc<Api>>, request: Request, next: Next) -> Result<Response, Problem> {
+async fn authorize(
+    State(api): State<Arc<Api>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let Some(expected) = &api.token else {
         return Ok(next.run(request).await);
     };
-    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let sent = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let sent = sent
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
     // Comparing hashes takes the same time wherever the tokens differ.
-    if blake3::hash(sent.trim().as_bytes()) == blake3::hash(expected.expose_secret().trim().as_bytes()) {
+    if blake3::hash(sent.trim().as_bytes())
+        == blake3::hash(expected.expose_secret().trim().as_bytes())
+    {
         Ok(next.run(request).await)
     } else {
         Err(Problem::unauthorized())

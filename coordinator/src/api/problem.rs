@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shared::payload::PayloadError;
+use shared::payload::{JsonError, PayloadError};
 
 use crate::ledger::LedgerError;
 use crate::submission::{LineProblem, SubmissionError};
@@ -48,7 +48,11 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path knows other methods")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this path knows other methods",
+        )
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -62,20 +66,36 @@ impl Problem {
 
     pub(super) fn unsupported_media_type() -> Self {
         let detail = "send NDJSON: Content-Type: application/x-ndjson, one batch a line";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            detail,
+        )
+    }
+}
+
+impl From<&LedgerError> for Problem {
+    fn from(error: &LedgerError) -> Self {
+        tracing::error!(%error, "the ledger did not answer a request");
+        match error {
+            // What exactly is wrong with the database is for the operator's log, not for every client.
+            LedgerError::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ledger_unavailable",
+                "the ledger does not answer, try again",
+            ),
+            other => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                other.to_string(),
+            ),
+        }
     }
 }
 
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
-        tracing::error!(%error, "the ledger did not answer a request");
-        match error {
-            // What exactly is wrong with the database is for the operator's log, not for every client.
-            LedgerError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", "the ledger does not answer, try again")
-            }
-            other => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", other.to_string()),
-        }
+        Self::from(&error)
     }
 }
 
@@ -86,11 +106,17 @@ impl From<SubmissionError> for Problem {
         let (status, code) = match &error {
             SubmissionError::UnknownPipeline { .. } => (unprocessable, "unknown_pipeline"),
             SubmissionError::Line { problem, .. } => match problem {
-                LineProblem::Malformed(_) | LineProblem::NotUtf8(_) => (StatusCode::BAD_REQUEST, "malformed_line"),
                 LineProblem::TooLong | LineProblem::Payload(PayloadError::TooLarge(_)) => {
                     (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large")
                 }
-                LineProblem::Payload(PayloadError::Nul) => (unprocessable, "nul_not_allowed"),
+                LineProblem::Payload(PayloadError::Json(JsonError::Nul)) => {
+                    (unprocessable, "nul_not_allowed")
+                }
+                LineProblem::Malformed(_)
+                | LineProblem::NotUtf8(_)
+                | LineProblem::Payload(PayloadError::Json(_)) => {
+                    (StatusCode::BAD_REQUEST, "malformed_line")
+                }
                 LineProblem::Key(_) => (unprocessable, "bad_key"),
             },
             SubmissionError::Empty => (StatusCode::BAD_REQUEST, "empty_submission"),
@@ -99,13 +125,17 @@ impl From<SubmissionError> for Problem {
             SubmissionError::UnderWay => (StatusCode::CONFLICT, "submission_under_way"),
             SubmissionError::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             SubmissionError::Body(_) => (StatusCode::BAD_REQUEST, "body_ended_early"),
-            SubmissionError::Ledger(_) => {
-                let SubmissionError::Ledger(error) = error else { unreachable!("matched above") };
-                return error.into();
-            }
+            SubmissionError::Ledger(error) => return Self::from(error),
         };
-        let line = if let SubmissionError::Line { line, .. } = error { Some(line) } else { None };
-        Self { line, ..Self::new(status, code, detail) }
+        let line = if let SubmissionError::Line { line, .. } = error {
+            Some(line)
+        } else {
+            None
+        };
+        Self {
+            line,
+            ..Self::new(status, code, detail)
+        }
     }
 }
 
@@ -114,7 +144,10 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());

@@ -98,8 +98,12 @@ impl DispatchStage {
         // Nobody decides any more, but the two tasks may still have something to say.
         let drain = async { while answered.recv().await.is_some() {} };
         let (published, recorded, ()) = tokio::join!(publishing, recording, drain);
-        published.expect("the publishing task does not panic");
-        recorded.expect("the recording task does not panic");
+        // A panic in there is this task's own: it stops the process.
+        for ended in [published, recorded] {
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic.into_panic());
+            }
+        }
         Ok(())
     }
 
@@ -113,13 +117,21 @@ impl DispatchStage {
             }
         }
         let backlogs = self.ledger.backlogs(None).await?;
-        tracing::info!(out = dispatcher.out(), backlogs = backlogs.len(), "dispatch starts");
+        tracing::info!(
+            out = dispatcher.out(),
+            backlogs = backlogs.len(),
+            "dispatch starts"
+        );
         add(&mut dispatcher, &backlogs);
         Ok(dispatcher)
     }
 
     /// Sends at most one wave. Whether there may be more when the publishing task has room.
-    async fn dispatch(&self, dispatcher: &mut Dispatcher, waves: &mpsc::Sender<Vec<Dispatch>>) -> bool {
+    async fn dispatch(
+        &self,
+        dispatcher: &mut Dispatcher,
+        waves: &mpsc::Sender<Vec<Dispatch>>,
+    ) -> bool {
         let Ok(room) = waves.try_reserve() else {
             return true;
         };
@@ -127,11 +139,18 @@ impl DispatchStage {
             let now = Timestamp::now();
             let reads = dispatcher.reads(now);
             for read in &reads {
-                let page = match self.ledger.read_pending(&read.backlog, now, read.limit).await {
+                let page = match self
+                    .ledger
+                    .read_pending(&read.backlog, now, read.limit)
+                    .await
+                {
                     Ok(page) => page,
                     Err(error) => {
                         tracing::error!(%error, "cannot read what is pending");
-                        Page { batches: vec![], more_due: now.checked_add(LEDGER_PAUSE).ok() }
+                        Page {
+                            batches: vec![],
+                            more_due: now.checked_add(LEDGER_PAUSE).ok(),
+                        }
                     }
                 };
                 dispatcher.read(&read.backlog, page, now);
@@ -152,7 +171,10 @@ impl DispatchStage {
             Notice::Slots(slots) => dispatcher.slots(&slots),
             Notice::Settled(settled) => {
                 for settled in settled {
-                    if !matches!(settled.effect, Effect::Duplicate | Effect::Stale | Effect::Unknown) {
+                    if !matches!(
+                        settled.effect,
+                        Effect::Duplicate | Effect::Stale | Effect::Unknown
+                    ) {
                         dispatcher.settled(settled.batch);
                     }
                     add(dispatcher, &settled.backlogs);
@@ -185,8 +207,8 @@ fn add(dispatcher: &mut Dispatcher, backlogs: &[Backlog]) {
 fn hear_answer(dispatcher: &mut Dispatcher, answer: Answer) {
     match answer {
         Answer::Recorded(batches) => dispatcher.recorded(&batches),
-        Answer::Unpublished(dispatches) => {
-            for dispatch in dispatches {
+        Answer::Unpublished(batches) => {
+            for dispatch in batches {
                 dispatcher.unpublished(dispatch);
             }
         }

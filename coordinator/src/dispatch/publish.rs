@@ -37,7 +37,9 @@ enum PublishError {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("{nacked} messages refused by a full or unavailable queue, {unroutable} found no queue")]
+    #[error(
+        "{nacked} messages refused by a full or unavailable queue, {unroutable} found no queue"
+    )]
     Refused { nacked: usize, unroutable: usize },
 }
 
@@ -81,7 +83,8 @@ impl Publishing {
             Err(error) => return (group, Err(error.into())),
         };
         metrics::histogram!("tidegate_publish_seconds").record(started.elapsed());
-        metrics::histogram!("tidegate_publish_group_batches").record(crate::metrics::size(messages.len()));
+        metrics::histogram!("tidegate_publish_group_batches")
+            .record(crate::metrics::size(messages.len()));
         let (mut confirmed, mut left) = (Vec::with_capacity(group.len()), Vec::new());
         let (mut nacked, mut unroutable) = (0, 0);
         for (dispatch, verdict) in group.into_iter().zip(verdicts) {
@@ -99,7 +102,11 @@ impl Publishing {
         // The recording task ends after this one.
         let _ = self.confirmed.send(confirmed).await;
         let refused = Err(PublishError::Refused { nacked, unroutable });
-        if left.is_empty() { (left, Ok(())) } else { (left, refused) }
+        if left.is_empty() {
+            (left, Ok(()))
+        } else {
+            (left, refused)
+        }
     }
 
     /// A publisher is used until it fails once; the next group gets a new one.
@@ -134,7 +141,10 @@ impl Publishing {
             };
             Some(Message {
                 exchange: topology::WORK,
-                routing_key: topology::work_routing_key(&batch.pipeline, batch.key.lane(self.lanes)),
+                routing_key: topology::work_routing_key(
+                    &batch.pipeline,
+                    batch.key.lane(self.lanes),
+                ),
                 properties: batch.properties(now),
                 body: String::from(Box::<str>::from(batch.payload)).into_bytes(),
             })
@@ -146,7 +156,10 @@ impl Publishing {
     async fn mend(&self, error: &PublishError) {
         let missing = matches!(
             error,
-            PublishError::Refused { unroutable: 1.., .. } | PublishError::Broker(BrokerError::Missing { .. })
+            PublishError::Refused {
+                unroutable: 1..,
+                ..
+            } | PublishError::Broker(BrokerError::Missing { .. })
         );
         if missing && let Err(error) = self.topology.ensure().await {
             tracing::error!(%error, "the topology is incomplete and cannot be mended");
@@ -161,7 +174,11 @@ fn pair(group: Vec<Dispatch>, messages: Vec<Option<Message>>) -> (Vec<Dispatch>,
         }
         message.map(|message| (dispatch, message))
     };
-    group.into_iter().zip(messages).filter_map(with_message).unzip()
+    group
+        .into_iter()
+        .zip(messages)
+        .filter_map(with_message)
+        .unzip()
 }
 
 /// Cuts a wave where its payloads would need too much memory at once.

@@ -113,7 +113,7 @@ fn complete(rows: u64) -> Verdict {
 }
 
 fn retry(max_attempts: u32) -> Verdict {
-    let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(60));
+    let backoff = Backoff::new(Duration::from_secs(10), Duration::from_mins(1));
     Verdict::Retry {
         error: "it's \"broken\"\n\u{1F4A5}".into(),
         after: None,
@@ -218,7 +218,7 @@ async fn what_a_crash_left_half_submitted_is_gone(backend: &impl Backend) {
 async fn pages_come_in_order_of_due_time(backend: &impl Backend) {
     let ledger = backend.open().await;
     let mut submitted = batches("a", 5);
-    submitted[0].due = NOW + Duration::from_secs(60);
+    submitted[0].due = NOW + Duration::from_mins(1);
     let other = batches("b", 1);
     let run = submit(&ledger, &[submitted.clone(), other].concat()).await;
     let id = BacklogId {

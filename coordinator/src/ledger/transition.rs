@@ -303,7 +303,7 @@ mod tests {
     fn policy() -> RetryPolicy {
         RetryPolicy {
             max_attempts: 3,
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
         }
     }
 
@@ -437,11 +437,11 @@ mod tests {
     #[test]
     fn holding_burns_nothing_and_releasing_ends_some_day() {
         let [_, _, hold, release, _] = verdicts();
-        let held = settle(&stored(State::Out, 1), &judged(1, &hold), NOW)
+        let update = settle(&stored(State::Out, 1), &judged(1, &hold), NOW)
             .store
             .unwrap();
         assert_eq!(
-            (held.stored.failures, held.due),
+            (update.stored.failures, update.due),
             (0, NOW + Duration::from_secs(9))
         );
 

@@ -58,9 +58,17 @@ pub async fn declare_own_queue(
     answer_timeout: Duration,
 ) -> Result<(), BrokerError> {
     let declarer = Declarer::open(connection, answer_timeout, false).await?;
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let declaring = declarer.channel.queue_declare(name.into(), options, FieldTable::default());
-    declarer.answered(&format!("queue {name}"), declaring).await?;
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..Default::default()
+    };
+    let declaring = declarer
+        .channel
+        .queue_declare(name.into(), options, FieldTable::default());
+    declarer
+        .answered(&format!("queue {name}"), declaring)
+        .await?;
     let binding = declarer.channel.queue_bind(
         name.into(),
         exchange.into(),
@@ -68,7 +76,9 @@ pub async fn declare_own_queue(
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    declarer.answered(&format!("binding queue {name} to {exchange}"), binding).await
+    declarer
+        .answered(&format!("binding queue {name} to {exchange}"), binding)
+        .await
 }
 
 struct Declarer {

@@ -43,18 +43,32 @@ pub(super) async fn subscribe(
     let opening = async {
         let channel = connection.create_channel().await?;
         // Before consuming, per consumer: quorum queues know no global limit.
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
         let options = BasicConsumeOptions::default();
-        let consumer =
-            channel.basic_consume(queue.into(), tag.into(), options, FieldTable::default()).await?;
+        let consumer = channel
+            .basic_consume(queue.into(), tag.into(), options, FieldTable::default())
+            .await?;
         Ok::<_, lapin::Error>((channel, consumer))
     };
     let (channel, consumer) = timeout(answer_timeout, opening)
         .await
         .map_err(|_| BrokerError::Timeout("subscribing"))?
         .map_err(|error| BrokerError::about(&format!("consuming from queue {queue}"), &error))?;
-    let settle = Settle { channel, tag: consumer.tag(), queue: queue.to_owned(), answer_timeout };
-    Ok((Deliveries { consumer, queue: queue.to_owned() }, settle))
+    let settle = Settle {
+        channel,
+        tag: consumer.tag(),
+        queue: queue.to_owned(),
+        answer_timeout,
+    };
+    Ok((
+        Deliveries {
+            consumer,
+            queue: queue.to_owned(),
+        },
+        settle,
+    ))
 }
 
 impl Stream for Deliveries {
@@ -80,26 +94,39 @@ impl Settle {
 
     /// Stops new deliveries; what was delivered can still be acked.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
-        let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+        let cancelling = self
+            .channel
+            .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
         self.answered("cancelling a consumer", cancelling).await
     }
 
     /// Acks deliveries by tag. The broker does not confirm acks: when one is lost, it redelivers.
     pub async fn ack(&self, ack: Ack) -> Result<(), BrokerError> {
-        let options = BasicAckOptions { multiple: ack.multiple };
-        self.answered("acking", self.channel.basic_ack(ack.tag, options)).await
+        let options = BasicAckOptions {
+            multiple: ack.multiple,
+        };
+        self.answered("acking", self.channel.basic_ack(ack.tag, options))
+            .await
     }
 
     /// Gives a delivery back: another worker takes it at once.
     pub async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        let options = BasicNackOptions { multiple: false, requeue: true };
-        self.answered("nacking", self.channel.basic_nack(tag, options)).await
+        let options = BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        };
+        self.answered("nacking", self.channel.basic_nack(tag, options))
+            .await
     }
 
     /// Refuses a delivery for good: the broker dead-letters it.
     pub async fn reject(&self, tag: u64) -> Result<(), BrokerError> {
-        let options = BasicNackOptions { multiple: false, requeue: false };
-        self.answered("rejecting", self.channel.basic_nack(tag, options)).await
+        let options = BasicNackOptions {
+            multiple: false,
+            requeue: false,
+        };
+        self.answered("rejecting", self.channel.basic_nack(tag, options))
+            .await
     }
 
     async fn answered(

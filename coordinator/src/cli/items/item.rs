@@ -2,25 +2,20 @@
 
 use serde_json::Value;
 use shared::name::{Key, NameError};
-use shared::payload::{MAX_PAYLOAD_BYTES, contains_nul};
+use shared::payload::{JsonError, MAX_PAYLOAD_BYTES, check_json_inside};
 
-/// Deepest nesting of arrays and objects in an item. JSON readers give up somewhere (`serde_json` at 128);
-/// this stays below it with the batch's own array around the item.
-pub(super) const MAX_DEPTH: usize = 100;
 /// The brackets of the array that an item becomes part of.
 const ARRAY_BYTES: usize = "[]".len();
+/// That array.
+const LEVELS_AROUND: usize = 1;
 
 /// What is wrong with a line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ItemProblem {
     #[error("is not UTF-8, from byte {0} of the line on")]
     NotUtf8(usize),
-    #[error("is not one JSON value: {0}")]
-    NotJson(String),
-    #[error("is nested deeper than {MAX_DEPTH} levels")]
-    TooDeep,
-    #[error("contains a NUL character (\\u0000), which cannot be stored: remove it")]
-    Nul,
+    #[error(transparent)]
+    Json(#[from] JsonError),
     #[error(
         "makes a payload of {0} bytes, at most {MAX_PAYLOAD_BYTES} are allowed: send a reference instead"
     )]
@@ -49,23 +44,18 @@ impl<'a> Item<'a> {
         if json.len() + ARRAY_BYTES > MAX_PAYLOAD_BYTES {
             return Err(ItemProblem::TooLarge(json.len() + ARRAY_BYTES));
         }
-        // A whole value, not just its syntax: lone surrogates and 1e999 pass a syntax check, and fail later.
-        let value: Value = serde_json::from_str(json).map_err(|e| not_json(&e))?;
-        if depth(&value) > MAX_DEPTH {
-            return Err(ItemProblem::TooDeep);
-        }
-        if contains_nul(json) {
-            return Err(ItemProblem::Nul);
-        }
+        check_json_inside(json, LEVELS_AROUND)?;
         let key = match key_field {
-            Some(field) => key(&value, field)?,
+            Some(field) => key(json, field)?,
             None => Key::default(),
         };
         Ok(Self { key, json })
     }
 }
 
-fn key(item: &Value, field: &str) -> Result<Key, ItemProblem> {
+fn key(json: &str, field: &str) -> Result<Key, ItemProblem> {
+    let item: Value =
+        serde_json::from_str(json).map_err(|e| JsonError::Malformed(e.to_string()))?;
     let text = match item.get(field) {
         None => return Err(ItemProblem::NoKey(field.to_owned())),
         Some(Value::String(text)) => text.clone(),
@@ -77,22 +67,4 @@ fn key(item: &Value, field: &str) -> Result<Key, ItemProblem> {
         field: field.to_owned(),
         problem,
     })
-}
-
-/// The parser counts lines within the one line that it sees, which would only confuse.
-fn not_json(error: &serde_json::Error) -> ItemProblem {
-    let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or(&text);
-    if reason.starts_with("recursion limit") {
-        return ItemProblem::TooDeep;
-    }
-    ItemProblem::NotJson(format!("{reason} at column {}", error.column()))
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }

@@ -1,9 +1,9 @@
 use std::io::{BufReader, Cursor, Read};
 
-use shared::payload::MAX_PAYLOAD_BYTES;
+use shared::payload::{MAX_DEPTH, MAX_PAYLOAD_BYTES};
 
 use super::batches::{MAX_OPEN_BYTES, NewBatch};
-use super::item::{ItemProblem, MAX_DEPTH};
+use super::item::ItemProblem;
 use super::*;
 
 fn read(
@@ -146,8 +146,8 @@ fn what_cannot_be_stored_is_named() {
 #[test]
 fn depth_is_bounded() {
     let nested = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
-    assert!(read(&nested(MAX_DEPTH), None, 1).is_ok());
-    for depth in [MAX_DEPTH + 1, 127, 128, 129, 100_000] {
+    assert!(read(&nested(MAX_DEPTH - 1), None, 1).is_ok());
+    for depth in [MAX_DEPTH, 127, 128, 129, 100_000] {
         assert!(problem(&nested(depth)).contains("nested deeper"), "{depth}");
     }
     // Never closed, as in a bomb.
@@ -237,7 +237,7 @@ fn nothing_comes_after_an_error() {
         error,
         ItemsError::Line {
             line: 2,
-            problem: ItemProblem::NotJson(_)
+            problem: ItemProblem::Json(_)
         }
     ));
     assert!(batches.next().is_none());

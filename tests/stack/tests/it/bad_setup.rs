@@ -181,6 +181,14 @@ async fn unknown_and_wrong_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_config_file_is_no_mistake() {
+    let mut stack = Stack::new(broker(), "").unwrap();
+    std::fs::remove_file(stack.scratch().path().join("tidegate.toml")).unwrap();
+    stack.start_coordinator().await.unwrap();
+    stack.start_worker("worker").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_in_the_file() {
     let mut stack = Stack::new(
         broker(),

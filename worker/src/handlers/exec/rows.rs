@@ -2,7 +2,7 @@
 //! the exit code may say something better about why the output is broken.
 
 use serde_json::value::RawValue;
-use shared::payload::contains_nul;
+use shared::payload::check_json;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Most bytes on stdout.
@@ -100,18 +100,8 @@ impl RowReader {
 
 fn row(line: &[u8]) -> Result<Box<RawValue>, String> {
     let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
-    // A whole value, not just its syntax: lone surrogates, 1e999 and too many brackets pass a syntax check, and
-    // fail in the database.
-    let not_json = |error: serde_json::Error| {
-        let error = error.to_string();
-        let reason = error.split(" at line ").next().unwrap_or(&error);
-        format!("is not one JSON document: {reason}")
-    };
-    let _: serde_json::Value = serde_json::from_str(text).map_err(not_json)?;
-    if contains_nul(text) {
-        return Err("contains a NUL character (\\u0000), which cannot be stored".to_owned());
-    }
-    RawValue::from_string(text.to_owned()).map_err(not_json)
+    check_json(text).map_err(|error| error.to_string())?;
+    RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
