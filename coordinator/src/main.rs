@@ -21,7 +21,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    shared::telemetry::init_logs(shared::telemetry::DEFAULT_LOG_FILTER);
+    shared::telemetry::init_logs("info");
     match coordinator::app::run(arguments.config).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -22,7 +22,6 @@ prepare() {
   [ -z "$emulated" ] || rm -rf "$folder"
   mkdir -p "$folder"
   : >"$folder/pids"
-  : >"$folder/tidegate.toml" #TEMP
   trap clean_up EXIT
   cd "$folder" # where no tidegate.toml of somebody's changes what is shown
 }
@@ -123,6 +122,8 @@ sync_and_kill_a_worker() {
 
 kill_a_worker() {
   kill -9 "${worker_pids[0]}"
+  wait "${worker_pids[0]}" 2>/dev/null || true # otherwise the shell reports it, too
+  sed -i "/^${worker_pids[0]}\$/d" "$folder/pids"
   killed=yes
   say "" "*** killed worker-1 (process ${worker_pids[0]}) with SIGKILL, in the middle of its work" ""
 }
@@ -147,6 +148,10 @@ show_redelivery() {
   count=$(curl -fsS --noproxy '*' "$TIDEGATE_URL/metrics" |
     sed -n 's/^tidegate_redelivered_outcomes_total\({.*}\)\? //p' | head -n 1)
   say "redelivered after the kill: ${count:-0} batches that worker-1 held were finished by other workers"
+  for number in $(seq 2 "$workers"); do
+    say "  worker-$number took over $(grep -c "took over a batch" "$folder/worker-$number.log" || true)"
+  done
+  say ""
 }
 
 show_query() {

@@ -1,7 +1,8 @@
 # Finds what Tidegate's scripts need, and installs what is missing through apt where it can.
 # Sourced by deploy/demo.sh and tests/*.sh; nothing here runs by itself.
 
-say() { printf '%s\n' "$*" >&2; }
+# say LINE...: to people, so that standard output stays free for results.
+say() { printf '%s\n' "$@" >&2; }
 fail() { say "error: $*"; exit 1; }
 
 # The Debian packages that provide each thing.

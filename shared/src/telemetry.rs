@@ -5,16 +5,16 @@ use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the log filter, such as `info` or `worker=debug,warn`.
 pub const LOG_VARIABLE: &str = "TIDEGATE_LOG";
-/// What the services log when that variable is not set. lapin stays silent: it logs as errors what it also
+/// What libraries may log unless the filter names them. lapin stays silent: it logs as errors what it also
 /// returns as errors, and a failure is logged once, where it is handled.
-pub const DEFAULT_LOG_FILTER: &str = "info,lapin=off,sqlx=warn";
+const LIBRARIES: &str = "lapin=off,sqlx=warn";
 
-/// Starts logging to stderr. Call once, first thing in `main`.
+/// Starts logging to stderr, with `default_filter` unless the environment has another. Call once, first
+/// thing in `main`.
 pub fn init_logs(default_filter: &str) {
-    let filter =
-        EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| default_filter.to_owned());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(format!("{LIBRARIES},{filter}")))
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
