@@ -123,7 +123,7 @@ async fn a_forbidden_and_a_limited_property_do_not_hold_up_the_others() {
     let dead = sync.stack.api.dead(run.run).await.unwrap();
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].reason, "permission_lost");
-    assert!(dead[0].error.contains("permission"), "{dead:?}");
+    assert!(dead[0].error.contains("not verified"), "{dead:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
