@@ -91,8 +91,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let topology = Topology::new(&config, connector.clone());
     let connection = connector.connect_at_start("topology").await?;
     topology.ensure_on(&connection).await?;
-    // Its stages connect for themselves; a goodbye that fails is noticed by the broker anyway.
-    let _ = connection.close(200, "done".into()).await;
+    connector.goodbye(connection).await;
 
     let lifecycle = Lifecycle::new();
     let (tell, notices) = mpsc::channel(NOTICES);

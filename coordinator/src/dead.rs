@@ -10,6 +10,7 @@ use lapin::types::AMQPValue;
 use shared::backoff::Backoff;
 use shared::batch::BatchIds;
 use shared::broker::{Ack, BrokerError, Connector, PublishingPool};
+use shared::outcome::printable_error;
 use shared::topology::{DEAD, HEADER_ERROR, HEADER_REASON};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +80,6 @@ impl DeadStage {
             .connector
             .subscribe(&connection, DEAD, PREFETCH)
             .await?;
-        *failures = 0;
         loop {
             let delivery = tokio::select! {
                 delivery = deliveries.next() => delivery,
@@ -94,6 +94,7 @@ impl DeadStage {
                     multiple: false,
                 })
                 .await?;
+            *failures = 0;
         }
     }
 
@@ -143,7 +144,9 @@ impl DeadStage {
 
 fn header(delivery: &Delivery, name: &str) -> Option<String> {
     match delivery.properties.headers().as_ref()?.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::LongString(text) => {
+            Some(printable_error(&String::from_utf8_lossy(text.as_bytes())))
+        }
         _ => None,
     }
 }

@@ -43,8 +43,9 @@ impl PresenceStage {
     /// Runs until draining.
     pub async fn run(self) -> Result<(), std::convert::Infallible> {
         let mut failures = 0;
+        let mut known = HashMap::new();
         while !self.draining.is_cancelled() {
-            match self.listen(&mut failures).await {
+            match self.listen(&mut failures, &mut known).await {
                 Ok(()) => break,
                 Err(error) => {
                     failures += 1;
@@ -56,7 +57,11 @@ impl PresenceStage {
         Ok(())
     }
 
-    async fn listen(&self, failures: &mut u32) -> Result<(), BrokerError> {
+    async fn listen(
+        &self,
+        failures: &mut u32,
+        known: &mut HashMap<PipelineName, u32>,
+    ) -> Result<(), BrokerError> {
         let Some(connection) = self.connector.reconnect("presence", &self.draining).await else {
             return Ok(());
         };
@@ -73,7 +78,6 @@ impl PresenceStage {
             .subscribe(&connection, &queue, PREFETCH)
             .await?;
         *failures = 0;
-        let mut known = HashMap::new();
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -86,7 +90,7 @@ impl PresenceStage {
                 _ = tick.tick() => self.forget_silent(),
                 () = self.draining.cancelled() => return Ok(()),
             }
-            self.tell(&mut known).await;
+            self.tell(known).await;
         }
     }
 

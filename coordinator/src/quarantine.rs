@@ -49,6 +49,10 @@ pub async fn put_aside(
     let (_, verdicts) = pool.publisher().await?.publish(&[message]).await?;
     match verdicts.as_slice() {
         [Verdict::Confirmed] => Ok(()),
+        [Verdict::Unroutable] => Err(BrokerError::Missing {
+            object: format!("queue {QUARANTINE}"),
+            problem: "a message for it found no queue".into(),
+        }),
         other => Err(BrokerError::Lost(format!(
             "the quarantine queue did not take a message: {other:?}"
         ))),

@@ -99,7 +99,6 @@ impl SettlementStage {
             lanes.push(settle);
         }
         let mut deliveries = select_all(streams);
-        *failures = 0;
         loop {
             let first = tokio::select! {
                 first = deliveries.next() => first,
@@ -109,6 +108,7 @@ impl SettlementStage {
                 return Err(BrokerError::Lost("no lane is left".into()));
             };
             self.settle_group(first, &mut deliveries, &lanes).await?;
+            *failures = 0;
         }
     }
 
@@ -150,11 +150,12 @@ impl SettlementStage {
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.len()));
+        // Before the acks: if those fail, the same outcomes come again and are duplicates, which tell the
+        // dispatcher nothing. It ends before this stage only while draining, and then needs no news.
+        let _ = self.notices.send(Notice::Settled(settled)).await;
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
-        // The dispatcher ends before this stage only while draining, and then needs no news.
-        let _ = self.notices.send(Notice::Settled(settled)).await;
         Ok(())
     }
 

@@ -155,35 +155,50 @@ impl SubmissionStage {
             idempotency_key: submission.idempotency_key,
             created_at: Timestamp::now(),
         };
+        // From here on, whoever drops this future (a client that goes away) leaves nothing half done.
+        let abandon = AbandonOnDrop::new(self.ledger.clone(), run.id);
         match self.ledger.open_run(&run).await? {
             Opened::New => {}
             Opened::Known { run, digest } => return recognise(*run, &digest, body).await,
         }
         let room = self.backlog_limit.saturating_sub(pending);
-        let mut abandon = AbandonOnDrop::new(self.ledger.clone(), run.id);
-        let taken = self.take_lines(run.id, &pipeline, room, body).await;
-        let accepted = match taken {
-            Ok(digest) => self
-                .ledger
-                .accept(run.id, &digest)
-                .await
-                .map_err(SubmissionError::from),
-            Err(error) => Err(error),
-        };
-        match accepted {
-            Ok(run) => {
-                abandon.disarm();
-                tracing::info!(run.id = %run.run, pipeline = %run.pipeline, batches = run.batches.accepted, "run accepted");
-                metrics::counter!("tidegate_accepted_total").increment(run.batches.accepted);
-                // Only a stopping coordinator has no dispatcher; the next one reads the ledger.
-                let _ = self.notices.send(Notice::Accepted(run.run)).await;
-                Ok(Accepted::New(run))
-            }
+        match self.take_lines(run.id, &pipeline, room, body).await {
+            Ok(digest) => self.accept(run.id, digest, abandon).await,
             Err(error) => {
                 abandon.now().await;
                 Err(error)
             }
         }
+    }
+
+    /// In a task of its own, so that a run that was accepted is also announced when nobody waits for the
+    /// answer any more.
+    async fn accept(
+        &self,
+        run: RunId,
+        digest: [u8; 32],
+        abandon: AbandonOnDrop,
+    ) -> Result<Accepted, SubmissionError> {
+        let (ledger, notices) = (self.ledger.clone(), self.notices.clone());
+        let accepting = tokio::spawn(async move {
+            match ledger.accept(run, &digest).await {
+                Ok(run) => {
+                    abandon.disarm();
+                    tracing::info!(run.id = %run.run, pipeline = %run.pipeline, batches = run.batches.accepted, "run accepted");
+                    metrics::counter!("tidegate_accepted_total").increment(run.batches.accepted);
+                    // Only a stopping coordinator has no dispatcher; the next one reads the ledger.
+                    let _ = notices.send(Notice::Accepted(run.run)).await;
+                    Ok(Accepted::New(run))
+                }
+                Err(error) => {
+                    abandon.now().await;
+                    Err(error.into())
+                }
+            }
+        });
+        accepting
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     fn pipeline(&self, name: &str) -> Result<PipelineName, SubmissionError> {
@@ -413,7 +428,7 @@ impl AbandonOnDrop {
         }
     }
 
-    fn disarm(&mut self) {
+    fn disarm(mut self) {
         self.run = None;
     }
 

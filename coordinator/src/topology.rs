@@ -43,8 +43,7 @@ impl Topology {
     pub async fn ensure(&self) -> Result<(), BrokerError> {
         let connection = self.connector.connect("topology").await?;
         let ensured = self.ensure_on(&connection).await;
-        // A goodbye that fails leaves the broker to notice by itself.
-        let _ = connection.close(200, "done".into()).await;
+        self.connector.goodbye(connection).await;
         ensured
     }
 }

@@ -70,11 +70,7 @@ impl Outcome {
     #[must_use]
     pub fn follow_up_bytes(&self) -> usize {
         match self {
-            Self::Completed(completed) => completed
-                .follow_ups
-                .iter()
-                .map(|f| f.payload.get().len())
-                .sum(),
+            Self::Completed(completed) => completed.follow_ups.iter().map(FollowUp::bytes).sum(),
             _ => 0,
         }
     }
@@ -103,6 +99,18 @@ pub struct FollowUp {
     pub key: Key,
     /// What to work on.
     pub payload: Box<RawValue>,
+}
+
+impl FollowUp {
+    /// About what it takes on the wire: payload, names, and the JSON around them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const JSON_AROUND: usize = r#"{"pipeline":"","key":"","payload":},"#.len();
+        self.payload.get().len()
+            + self.pipeline.as_str().len()
+            + self.key.as_str().len()
+            + JSON_AROUND
+    }
 }
 
 impl PartialEq for FollowUp {

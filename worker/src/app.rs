@@ -77,7 +77,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
     let connection = connector.connect_at_start("start").await?;
-    let _ = connection.close(200, "done".into()).await;
+    connector.goodbye(connection).await;
 
     let lifecycle = Lifecycle::new();
     let publishing = connector.publishing_pool();
@@ -101,12 +101,13 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         slots = config.worker.slots,
         "worker starts"
     );
+    let queues = registry.names().count() * usize::from(config.lanes);
     let consume = ConsumeStage {
         connector,
         publishing,
         registry,
         lanes: config.lanes,
-        prefetch: config.worker.prefetch(),
+        prefetch: config.worker.prefetch(config.lanes, queues),
         slots: Arc::new(Semaphore::new(config.worker.slots as usize)),
         holding,
         commit: Commit {

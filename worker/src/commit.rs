@@ -125,6 +125,9 @@ impl Commit {
             .await
         {
             Ok(committed) => Ok(Outcome::Completed(committed.into_completed())),
+            Err(error @ SinkError::Unavailable(_)) if error.is_about_the_rows() => {
+                Ok(verdict(HandlerError::retry(error.to_string())))
+            }
             Err(SinkError::Unavailable(error)) => Err(SinkAway(SinkError::Unavailable(error))),
             Err(error) => Ok(refused(&error)),
         }
@@ -218,10 +221,7 @@ fn check_follow_ups(follow_ups: &[FollowUp]) -> Result<(), Outcome> {
             return fail(format!("follow-up {index}: {error}"));
         }
     }
-    let bytes: usize = follow_ups
-        .iter()
-        .map(|follow_up| follow_up.payload.get().len())
-        .sum();
+    let bytes: usize = follow_ups.iter().map(FollowUp::bytes).sum();
     if bytes > MAX_FOLLOW_UP_BYTES {
         return fail(format!(
             "{bytes} bytes of follow-ups, at most {MAX_FOLLOW_UP_BYTES} are allowed: ask for fewer at once"

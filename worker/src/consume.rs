@@ -6,6 +6,7 @@
 //! drains the next session begins when it can work.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::select_all;
@@ -68,6 +69,8 @@ struct Session {
     over: CancellationToken,
     /// The sink was found away.
     sink_away: CancellationToken,
+    /// No queue delivers any more, so what is given back goes to somebody else.
+    closed: CancellationToken,
 }
 
 impl ConsumeStage {
@@ -98,6 +101,7 @@ impl ConsumeStage {
             tasks: TaskTracker::new(),
             over: stage.stopping.child_token(),
             sink_away: CancellationToken::new(),
+            closed: CancellationToken::new(),
         });
         let (mut streams, mut all_hands) = (Vec::new(), Vec::new());
         for pipeline in stage.registry.names() {
@@ -127,7 +131,6 @@ impl ConsumeStage {
             prefetch = stage.prefetch,
             "consuming"
         );
-        *failures = 0;
         let mut deliveries = select_all(streams);
         let ended = loop {
             let next = tokio::select! {
@@ -137,6 +140,7 @@ impl ConsumeStage {
             };
             match next {
                 Some(((hands, pipeline), Ok(delivery))) => {
+                    *failures = 0;
                     let held = hands.take(delivery.delivery_tag);
                     let task = stage
                         .clone()
@@ -148,8 +152,7 @@ impl ConsumeStage {
             }
         };
         stage.end(&session, deliveries, all_hands, &ended).await;
-        // A goodbye that fails is noticed by the broker anyway.
-        let _ = connection.close(200, "session over".into()).await;
+        stage.connector.goodbye(connection).await;
         ended
     }
 
@@ -169,11 +172,10 @@ impl ConsumeStage {
                 session.over.cancel();
             }
             Ok(()) | Err(SessionError::SinkAway) => {
-                let giving_back = give_back_unstarted(deliveries, &all_hands);
-                if timeout(self.connector.answer_timeout(), giving_back)
-                    .await
-                    .is_err()
-                {
+                let giving_back = give_back_unstarted(deliveries, &all_hands, &session.closed);
+                let given_back = timeout(self.connector.answer_timeout(), giving_back).await;
+                session.closed.cancel();
+                if given_back.is_err() {
                     tracing::warn!(
                         "the broker does not take work back; it will when the connection ends"
                     );
@@ -228,12 +230,25 @@ impl ConsumeStage {
                 )
                 .await;
         };
+        let patience = CONSUMER_TIMEOUT.saturating_sub(served.deadline + CONSUMER_TIMEOUT_MARGIN);
         let slot = tokio::select! {
             biased;
-            () = self.draining.cancelled() => return held.give_back().await,
+            () = session.closed.cancelled() => return held.give_back().await,
             () = session.over.cancelled() => return held.give_back().await,
-            slot = self.slots.acquire() => slot.expect("the slots are never closed"),
+            // The draining worker starts nothing, but gives back only once its queues are closed.
+            slot = self.slots.acquire(), if !self.draining.is_cancelled() => {
+                slot.expect("the slots are never closed")
+            }
+            () = tokio::time::sleep(patience) => {
+                tracing::warn!(batch.id = %batch.id, "waited too long for a slot, giving the batch back");
+                return held.give_back().await;
+            }
         };
+        if self.draining.is_cancelled() {
+            drop(slot);
+            session.closed.cancelled().await;
+            return held.give_back().await;
+        }
         let work = Work {
             held,
             batch,
@@ -375,7 +390,7 @@ impl ConsumeStage {
 }
 
 /// A cancelled consumer yields what was buffered, then ends: all of it goes back.
-async fn give_back_unstarted<S>(mut deliveries: S, all_hands: &[Hands])
+async fn give_back_unstarted<S>(mut deliveries: S, all_hands: &[Hands], closed: &CancellationToken)
 where
     S: futures::Stream<Item = ((Hands, PipelineName), Result<Delivery, BrokerError>)> + Unpin,
 {
@@ -384,6 +399,7 @@ where
             tracing::debug!(%error, "could not stop a consumer; its connection ends anyway");
         }
     }
+    closed.cancel();
     while let Some(((hands, _), delivery)) = deliveries.next().await {
         if let Ok(delivery) = delivery {
             hands.take(delivery.delivery_tag).give_back().await;
@@ -391,5 +407,9 @@ where
     }
 }
 
+/// How long RabbitMQ leaves a delivery unacked by default (`consumer_timeout`), counted from delivery.
+const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
+/// Room for storing, reporting and RabbitMQ's own check, which runs once a minute.
+const CONSUMER_TIMEOUT_MARGIN: Duration = Duration::from_mins(3);
 /// How long tasks that were told to stop may take before they are left behind.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(4);
+const LAST_WORDS: Duration = Duration::from_secs(4);

@@ -78,18 +78,23 @@ impl Held {
 
     /// Somebody else should do it, at once.
     pub async fn give_back(self) {
-        if let Err(error) = self.settle.nack(self.tag).await {
-            tracing::debug!(%error, "could not give a delivery back; the broker will take it");
-        }
-        let _ = self.acks.send(Event::Settled(self.tag));
+        let given = self.settle.nack(self.tag).await;
+        self.settled(given);
     }
 
     /// Nobody can read it: the broker dead-letters it.
     pub async fn reject(self) {
-        if let Err(error) = self.settle.reject(self.tag).await {
-            tracing::debug!(%error, "could not reject a delivery; the broker will deliver it again");
+        let rejected = self.settle.reject(self.tag).await;
+        self.settled(rejected);
+    }
+
+    /// A delivery that could not be settled stays open: no ack of others may cover it, and the broker takes
+    /// it back with the channel.
+    fn settled(self, result: Result<(), BrokerError>) {
+        match result {
+            Ok(()) => drop(self.acks.send(Event::Settled(self.tag))),
+            Err(error) => tracing::debug!(%error, "could not give a delivery back"),
         }
-        let _ = self.acks.send(Event::Settled(self.tag));
     }
 }
 

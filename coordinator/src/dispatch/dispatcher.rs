@@ -7,11 +7,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::config::PipelineConfig;
 use shared::id::{BatchId, RunId};
-use shared::name::{Key, PipelineName};
+use shared::name::{Attempt, Key, PipelineName};
 
 use crate::ledger::{Backlog, BacklogId, OutBatch, Page, PendingBatch};
 use crate::run::Priority;
@@ -19,6 +20,8 @@ use crate::run::Priority;
 /// Fewest and most batches that are read ahead for one key.
 const PAGE_MIN: u32 = 8;
 const PAGE_MAX: u32 = 512;
+/// How long to leave a backlog alone whose page held nothing but batches that are out.
+const STALE_PAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A batch that is to be published now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +50,15 @@ pub struct Dispatcher {
     /// What is out or about to be: each batch takes its place in the windows until it is settled.
     out: HashMap<BatchId, Out>,
     /// Backlogs that become due later.
-    timers: BinaryHeap<Reverse<(Timestamp, RunId, PipelineName, Key)>>,
+    timers: BinaryHeap<Reverse<(Timestamp, PipelineName, Key)>>,
 }
 
 #[derive(Debug)]
 struct Out {
     pipeline: PipelineName,
     key: Key,
+    /// The attempt before the one that is out; `None` for what was out before a restart.
+    after: Option<Attempt>,
     /// Whose page may still show it, because the ledger does not have it as out yet.
     unrecorded: Option<(Priority, RunId)>,
 }
@@ -121,6 +126,7 @@ impl Dispatcher {
             Out {
                 pipeline: batch.pipeline,
                 key: batch.key,
+                after: None,
                 unrecorded: None,
             },
         );
@@ -138,12 +144,13 @@ impl Dispatcher {
             .backlogs
             .entry((Reverse(*priority), id.run))
             .or_default();
-        heads.more_due = Some(heads.more_due.map_or(*due, |known| known.min(*due)));
-        if *due > now {
-            self.timers
-                .push(Reverse((*due, id.run, id.pipeline.clone(), id.key.clone())));
-        } else {
+        let known = heads.more_due;
+        heads.more_due = Some(known.map_or(*due, |known| known.min(*due)));
+        if *due <= now {
             pipeline.give_turn(&id.key);
+        } else if known.is_none_or(|known| *due < known) {
+            self.timers
+                .push(Reverse((*due, id.pipeline.clone(), id.key.clone())));
         }
         true
     }
@@ -173,6 +180,7 @@ impl Dispatcher {
                 let recorded = Out {
                     pipeline: out.pipeline.clone(),
                     key: out.key.clone(),
+                    after: out.after,
                     unrecorded: out.unrecorded.take(),
                 };
                 self.forget_unrecorded(&recorded);
@@ -182,10 +190,9 @@ impl Dispatcher {
 
     /// Publishing failed: the batch goes back to where it came from.
     pub fn unpublished(&mut self, dispatch: Dispatch) {
-        let Some(out) = self.out.remove(&dispatch.batch.id) else {
+        let Some(out) = self.take_back(&dispatch) else {
             return; // Settled meanwhile: an earlier publish of the same attempt had worked.
         };
-        self.forget_unrecorded(&out);
         if let Some(pipeline) = self.pipelines.get_mut(&out.pipeline) {
             let key = pipeline.keys.entry(out.key.clone()).or_default();
             let slot = (Reverse(dispatch.priority), dispatch.backlog.run);
@@ -196,6 +203,39 @@ impl Dispatcher {
                 .push_front(dispatch.batch);
             pipeline.leave(&out.key);
         }
+    }
+
+    /// The batch does not wait for this attempt any more: it was settled since it was read. What the ledger
+    /// has of its backlog now is read again.
+    pub fn gone(&mut self, dispatch: &Dispatch, now: Timestamp) {
+        let Some(out) = self.take_back(dispatch) else {
+            return;
+        };
+        let Dispatch {
+            backlog, priority, ..
+        } = dispatch;
+        self.pending(
+            &Backlog {
+                id: backlog.clone(),
+                priority: *priority,
+                due: now,
+            },
+            now,
+        );
+        if let Some(pipeline) = self.pipelines.get_mut(&out.pipeline) {
+            pipeline.leave(&out.key);
+        }
+    }
+
+    /// Ends a batch's being out, unless a later attempt of it is out by now.
+    fn take_back(&mut self, dispatch: &Dispatch) -> Option<Out> {
+        let current = self.out.get(&dispatch.batch.id)?;
+        if current.after != Some(dispatch.batch.attempt) {
+            return None;
+        }
+        let out = self.out.remove(&dispatch.batch.id)?;
+        self.forget_unrecorded(&out);
+        Some(out)
     }
 
     /// The answer to a [`Read`].
@@ -219,10 +259,16 @@ impl Dispatcher {
         let back: Vec<BatchId> = heads.batches.iter().map(|batch| batch.id).collect();
         let is_new =
             |batch: &PendingBatch| !self.out.contains_key(&batch.id) && !back.contains(&batch.id);
+        let (before, read) = (heads.batches.len(), page.batches.len());
         heads
             .batches
             .extend(page.batches.into_iter().filter(is_new));
-        heads.more_due = match (heads.more_due, page.more_due) {
+        let mut found = page.more_due;
+        if read > 0 && heads.batches.len() == before && found.is_some_and(|due| due <= now) {
+            // A whole page of batches whose news is still on its way: reading on at once would only spin.
+            found = now.checked_add(STALE_PAGE_PAUSE).ok();
+        }
+        heads.more_due = match (heads.more_due, found) {
             (Some(known), Some(found)) => Some(known.min(found)),
             (known, found) => known.or(found),
         };
@@ -234,7 +280,6 @@ impl Dispatcher {
             Some(due) if due > now => {
                 self.timers.push(Reverse((
                     due,
-                    backlog.run,
                     backlog.pipeline.clone(),
                     backlog.key.clone(),
                 )));
@@ -251,7 +296,7 @@ impl Dispatcher {
             if *due > now {
                 return Some(*due);
             }
-            if let Some(Reverse((_, _, pipeline, key))) = self.timers.pop()
+            if let Some(Reverse((_, pipeline, key))) = self.timers.pop()
                 && let Some(pipeline) = self.pipelines.get_mut(&pipeline)
             {
                 pipeline.give_turn(&key);
@@ -320,6 +365,7 @@ impl Dispatcher {
                         let out = Out {
                             pipeline: name.clone(),
                             key: key.clone(),
+                            after: Some(batch.attempt),
                             unrecorded: Some((priority, run)),
                         };
                         self.out.insert(batch.id, out);

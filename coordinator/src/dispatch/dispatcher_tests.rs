@@ -20,6 +20,8 @@ struct World {
     /// Recorded as out.
     out: Vec<Dispatch>,
     done: HashSet<BatchId>,
+    /// The last attempt of each batch that had one.
+    attempts: HashMap<BatchId, Attempt>,
     order: Vec<Key>,
 }
 
@@ -48,6 +50,7 @@ impl World {
             unrecorded: vec![],
             out: vec![],
             done: HashSet::new(),
+            attempts: HashMap::new(),
             order: vec![],
         }
     }
@@ -87,10 +90,6 @@ impl World {
             }
             total += taken.len();
             for dispatch in taken {
-                assert!(
-                    !self.done.contains(&dispatch.batch.id),
-                    "finished batches do not go out"
-                );
                 let again = self
                     .unrecorded
                     .iter()
@@ -100,6 +99,12 @@ impl World {
                 self.order.push(dispatch.backlog.key.clone());
                 self.unrecorded.push(dispatch);
             }
+            self.part_with_the_gone();
+            let finished = self
+                .unrecorded
+                .iter()
+                .find(|dispatch| self.done.contains(&dispatch.batch.id));
+            assert_eq!(finished, None, "finished batches are not published");
         }
     }
 
@@ -120,7 +125,7 @@ impl World {
             }
             page.batches.push(PendingBatch {
                 id: *id,
-                attempt: Attempt::NONE,
+                attempt: self.attempts.get(id).copied().unwrap_or_default(),
                 bytes: 10,
             });
         }
@@ -138,6 +143,64 @@ impl World {
             self.out.push(dispatch);
         }
         self.dispatcher.recorded(&ids);
+    }
+
+    /// What the publishing task finds when it asks for payloads: batches that were settled since they were
+    /// read do not wait any more.
+    fn part_with_the_gone(&mut self) {
+        let waits = |dispatch: &Dispatch| {
+            let slot = (dispatch.backlog.run, dispatch.backlog.key.clone());
+            let pending = self.pending.get(&slot);
+            let known = pending
+                .is_some_and(|batches| batches.iter().any(|(id, _)| *id == dispatch.batch.id));
+            known
+                && self
+                    .attempts
+                    .get(&dispatch.batch.id)
+                    .copied()
+                    .unwrap_or_default()
+                    == dispatch.batch.attempt
+        };
+        let (waiting, gone) = self.unrecorded.drain(..).partition(waits);
+        self.unrecorded = waiting;
+        for dispatch in gone {
+            self.dispatcher.gone(&dispatch, self.now);
+        }
+    }
+
+    /// A publish that was taken for failed had worked: the outcome of that attempt comes while the batch is
+    /// back in the dispatcher's memory.
+    fn fail_and_settle(&mut self, index: usize, again: bool) {
+        let failed = self.unrecorded.swap_remove(index);
+        self.dispatcher.unpublished(failed.clone());
+        let Dispatch {
+            backlog,
+            priority,
+            batch,
+        } = failed;
+        let slot = (backlog.run, backlog.key.clone());
+        self.pending
+            .get_mut(&slot)
+            .unwrap()
+            .retain(|(id, _)| *id != batch.id);
+        self.dispatcher.settled(batch.id);
+        if again {
+            self.attempts.insert(batch.id, batch.attempt.next());
+            self.pending
+                .get_mut(&slot)
+                .unwrap()
+                .push_back((batch.id, self.now));
+            self.dispatcher.pending(
+                &Backlog {
+                    id: backlog,
+                    priority,
+                    due: self.now,
+                },
+                self.now,
+            );
+        } else {
+            self.done.insert(batch.id);
+        }
     }
 
     fn complete(&mut self, index: usize) {
@@ -159,6 +222,7 @@ impl World {
             .unwrap();
         let at = batches.partition_point(|(_, other)| *other <= due);
         batches.insert(at, (batch.id, due));
+        self.attempts.insert(batch.id, batch.attempt.next());
         self.dispatcher.settled(batch.id);
         self.dispatcher.pending(
             &Backlog {
@@ -313,6 +377,7 @@ enum Step {
     Complete(u8),
     Retry { index: u8, delay_s: u8 },
     FailPublish(u8),
+    FailAndSettle { index: u8, again: bool },
     Wait(u8),
 }
 
@@ -328,6 +393,8 @@ fn step() -> impl Strategy<Value = Step> {
         any::<u8>().prop_map(Step::Complete),
         (any::<u8>(), 0..20u8).prop_map(|(index, delay_s)| Step::Retry { index, delay_s }),
         any::<u8>().prop_map(Step::FailPublish),
+        (any::<u8>(), any::<bool>())
+            .prop_map(|(index, again)| Step::FailAndSettle { index, again }),
         (0..15u8).prop_map(Step::Wait),
     ]
 }
@@ -359,6 +426,9 @@ proptest! {
                     let index = usize::from(n) % world.unrecorded.len();
                     let failed = world.unrecorded.swap_remove(index);
                     world.dispatcher.unpublished(failed);
+                }
+                Step::FailAndSettle { index, again } if !world.unrecorded.is_empty() => {
+                    world.fail_and_settle(usize::from(index) % world.unrecorded.len(), again);
                 }
                 Step::Wait(seconds) => world.now += jiff::SignedDuration::from_secs(seconds.into()),
                 _ => {}

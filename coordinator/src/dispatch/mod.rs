@@ -18,6 +18,7 @@ use shared::broker::PublishingPool;
 use shared::config::Config;
 use shared::id::BatchId;
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Backlog, DispatchLedger, Effect, LedgerError, Page};
@@ -36,6 +37,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// What the publishing and recording tasks answer.
 #[derive(Debug)]
 enum Answer {
+    /// These do not wait any more: they were settled since they were read.
+    Gone(Vec<Dispatch>),
     /// These could not be published.
     Unpublished(Vec<Dispatch>),
     /// These are recorded as out.
@@ -63,7 +66,8 @@ impl DispatchStage {
         let (waves, waves_in) = mpsc::channel(1);
         let (confirmed, confirmed_in) = mpsc::channel(64);
         let (answers, mut answered) = mpsc::channel(64);
-        let publishing = tokio::spawn(publish::run(publish::Publishing {
+        let mut helpers = JoinSet::new();
+        helpers.spawn(publish::run(publish::Publishing {
             ledger: self.ledger.clone(),
             pool: self.publishing.clone(),
             topology: self.topology.clone(),
@@ -72,7 +76,7 @@ impl DispatchStage {
             confirmed,
             answers: answers.clone(),
         }));
-        let recording = tokio::spawn(record::run(self.ledger.clone(), confirmed_in, answers));
+        helpers.spawn(record::run(self.ledger.clone(), confirmed_in, answers));
         while !self.draining.is_cancelled() {
             let more = self.dispatch(&mut dispatcher, &waves).await;
             let next_due = sleep_until_due(dispatcher.wake(Timestamp::now()));
@@ -82,6 +86,11 @@ impl DispatchStage {
                     None => break,
                 },
                 Some(answer) = answered.recv() => hear_answer(&mut dispatcher, answer),
+                // Neither ends by itself while there are waves to come.
+                Some(ended) = helpers.join_next() => {
+                    pass_on_panic(ended);
+                    break;
+                }
                 // Room for another wave, or time for another batch: the loop looks again.
                 _ = waves.reserve(), if more => {}
                 () = tokio::time::sleep(next_due) => {}
@@ -96,13 +105,9 @@ impl DispatchStage {
         }
         drop(waves);
         // Nobody decides any more, but the two tasks may still have something to say.
-        let drain = async { while answered.recv().await.is_some() {} };
-        let (published, recorded, ()) = tokio::join!(publishing, recording, drain);
-        // A panic in there is this task's own: it stops the process.
-        for ended in [published, recorded] {
-            if let Err(panic) = ended {
-                std::panic::resume_unwind(panic.into_panic());
-            }
+        while answered.recv().await.is_some() {}
+        while let Some(ended) = helpers.join_next().await {
+            pass_on_panic(ended);
         }
         Ok(())
     }
@@ -171,10 +176,8 @@ impl DispatchStage {
             Notice::Slots(slots) => dispatcher.slots(&slots),
             Notice::Settled(settled) => {
                 for settled in settled {
-                    if !matches!(
-                        settled.effect,
-                        Effect::Duplicate | Effect::Stale | Effect::Unknown
-                    ) {
+                    // A duplicate says that the batch is final, so nothing of it can be out.
+                    if !matches!(settled.effect, Effect::Stale | Effect::Unknown) {
                         dispatcher.settled(settled.batch);
                     }
                     add(dispatcher, &settled.backlogs);
@@ -207,11 +210,25 @@ fn add(dispatcher: &mut Dispatcher, backlogs: &[Backlog]) {
 fn hear_answer(dispatcher: &mut Dispatcher, answer: Answer) {
     match answer {
         Answer::Recorded(batches) => dispatcher.recorded(&batches),
+        Answer::Gone(batches) => {
+            for dispatch in batches {
+                dispatcher.gone(&dispatch, Timestamp::now());
+            }
+        }
         Answer::Unpublished(batches) => {
             for dispatch in batches {
                 dispatcher.unpublished(dispatch);
             }
         }
+    }
+}
+
+/// A panic in a helper is the stage's own: it stops the process.
+fn pass_on_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 

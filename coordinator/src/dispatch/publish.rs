@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::Answer;
 use super::dispatcher::Dispatch;
-use crate::ledger::{DispatchLedger, LedgerError};
+use crate::ledger::{DispatchLedger, LedgerError, PendingBatch};
 use crate::topology::Topology;
 
 /// Most payload bytes published as one group: what is read from the ledger at once stays bounded.
@@ -56,10 +56,10 @@ pub(super) async fn run(mut stage: Publishing) {
                     failures += 1;
                     tracing::warn!(%error, batches = left.len(), "could not publish, trying again");
                     metrics::counter!("tidegate_publish_failures_total").increment(1);
-                    stage.mend(&error).await;
-                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
                     // The receiver is gone only when the whole stage is.
                     let _ = stage.answers.send(Answer::Unpublished(left)).await;
+                    stage.mend(&error).await;
+                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
                 }
             }
         }
@@ -74,9 +74,12 @@ impl Publishing {
         group: Vec<Dispatch>,
     ) -> (Vec<Dispatch>, Result<(), PublishError>) {
         let (group, messages) = match self.messages(&group).await {
-            Ok(messages) => pair(group, messages),
+            Ok(messages) => self.only_waiting(group, messages).await,
             Err(error) => return (group, Err(error.into())),
         };
+        if messages.is_empty() {
+            return (group, Ok(()));
+        }
         let started = Instant::now();
         let verdicts = match self.confirm(publisher, &messages).await {
             Ok(verdicts) => verdicts,
@@ -124,10 +127,10 @@ impl Publishing {
         Ok(verdicts)
     }
 
-    /// The messages, without those whose payload the ledger does not have.
+    /// The messages; `None` for a batch that does not wait for this attempt any more.
     async fn messages(&self, group: &[Dispatch]) -> Result<Vec<Option<Message>>, LedgerError> {
-        let ids: Vec<BatchId> = group.iter().map(|dispatch| dispatch.batch.id).collect();
-        let payloads = self.ledger.payloads(&ids).await?;
+        let batches: Vec<&PendingBatch> = group.iter().map(|dispatch| &dispatch.batch).collect();
+        let payloads = self.ledger.payloads(&batches).await?;
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
         let message = |(dispatch, payload): (&Dispatch, Option<_>)| {
             let backlog = &dispatch.backlog;
@@ -152,6 +155,29 @@ impl Publishing {
         Ok(group.iter().zip(payloads).map(message).collect())
     }
 
+    /// Parts with the batches that were settled since they were read: after a crash, or when a publish that
+    /// was taken for failed had worked.
+    async fn only_waiting(
+        &self,
+        group: Vec<Dispatch>,
+        messages: Vec<Option<Message>>,
+    ) -> (Vec<Dispatch>, Vec<Message>) {
+        let (mut waiting, mut kept, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        for (dispatch, message) in group.into_iter().zip(messages) {
+            match message {
+                Some(message) => {
+                    waiting.push(dispatch);
+                    kept.push(message);
+                }
+                None => gone.push(dispatch),
+            }
+        }
+        if !gone.is_empty() {
+            let _ = self.answers.send(Answer::Gone(gone)).await;
+        }
+        (waiting, kept)
+    }
+
     /// A message that found no queue: somebody deleted one, or the broker lost everything.
     async fn mend(&self, error: &PublishError) {
         let missing = matches!(
@@ -165,20 +191,6 @@ impl Publishing {
             tracing::error!(%error, "the topology is incomplete and cannot be mended");
         }
     }
-}
-
-fn pair(group: Vec<Dispatch>, messages: Vec<Option<Message>>) -> (Vec<Dispatch>, Vec<Message>) {
-    let with_message = |(dispatch, message): (Dispatch, Option<Message>)| {
-        if message.is_none() {
-            tracing::error!(batch.id = %dispatch.batch.id, "the ledger has no payload of this batch");
-        }
-        message.map(|message| (dispatch, message))
-    };
-    group
-        .into_iter()
-        .zip(messages)
-        .filter_map(with_message)
-        .unzip()
 }
 
 /// Cuts a wave where its payloads would need too much memory at once.

@@ -12,7 +12,7 @@ use shared::outcome::{FollowUp, Statistics};
 use super::transition::RetryPolicy;
 use super::{
     BacklogId, DeadFilter, DispatchLedger, Effect, Judged, Ledger, LedgerError, LedgerViews,
-    NewBatch, NewRun, Opened, Settled, SettlementLedger, SubmissionLedger, Verdict,
+    NewBatch, NewRun, Opened, PendingBatch, Settled, SettlementLedger, SubmissionLedger, Verdict,
 };
 use crate::run::{Priority, Run, RunState};
 
@@ -154,6 +154,14 @@ async fn a_run_exists_only_once_it_is_accepted(backend: &impl Backend) {
     assert!(matches!(more, Err(LedgerError::NotSubmitting(_))));
     assert_eq!(view(&ledger, run.id).await.batches.accepted, 3);
 
+    ledger.abandon(run.id).await.unwrap();
+    assert_eq!(
+        view(&ledger, run.id).await.batches.accepted,
+        3,
+        "too late to abandon"
+    );
+    assert_eq!(ledger.backlogs(Some(run.id)).await.unwrap().len(), 1);
+
     let refused = new_run();
     ledger.open_run(&refused).await.unwrap();
     ledger.append(refused.id, &batches("a", 700)).await.unwrap();
@@ -271,14 +279,32 @@ async fn payloads_come_back_as_they_were(backend: &impl Backend) {
         r#"{"text":"tab\t \"quote\" \\ ä 💥 \u00e9","n":1e5,"big":123456789012345678901234567890}"#;
     submitted[1].payload = RawValue::from_string(odd.into()).unwrap();
     submit(&ledger, &submitted).await;
-    let stranger = BatchId::generate();
-    let asked = [submitted[1].id, stranger, submitted[0].id];
-    let payloads = ledger.payloads(&asked).await.unwrap();
+    let waiting = |id, attempt| PendingBatch {
+        id,
+        attempt: Attempt::new(attempt),
+        bytes: 0,
+    };
+    let stranger = waiting(BatchId::generate(), 0);
+    let (first, second, third) = (
+        waiting(submitted[0].id, 0),
+        waiting(submitted[1].id, 0),
+        waiting(submitted[2].id, 0),
+    );
+    let later = waiting(submitted[2].id, 1);
+    send_out(&ledger, &submitted[2..], 1).await;
+    let payloads = ledger
+        .payloads(&[&second, &stranger, &first, &third, &later])
+        .await
+        .unwrap();
     let texts: Vec<_> = payloads
         .iter()
         .map(|p| p.as_ref().map(|p| p.get()))
         .collect();
-    assert_eq!(texts, [Some(odd), None, Some("[0]")]);
+    assert_eq!(
+        texts,
+        [Some(odd), None, Some("[0]"), None, None],
+        "only what still waits"
+    );
     assert!(ledger.payloads(&[]).await.unwrap().is_empty());
 }
 
@@ -432,7 +458,7 @@ async fn follow_ups_exist_exactly_once(backend: &impl Backend) {
         .await
         .unwrap();
     assert_eq!(page.batches.len(), 1);
-    let payload = ledger.payloads(&[page.batches[0].id]).await.unwrap();
+    let payload = ledger.payloads(&[&page.batches[0]]).await.unwrap();
     assert_eq!(payload[0].as_ref().unwrap().get(), "{\"n\":1200}");
 }
 
@@ -518,6 +544,37 @@ async fn a_late_completion_wins(backend: &impl Backend) {
         (1, 0, 3)
     );
     assert_eq!(ledger.dead(&DeadFilter::default(), 10).await.unwrap(), []);
+    assert_eq!(shown.state, RunState::Completed);
+
+    // What it asks for still has to be done.
+    let submitted = batches("a", 1);
+    let run = submit(&ledger, &submitted).await;
+    send_out(&ledger, &submitted, 1).await;
+    let kill = Verdict::Kill {
+        reason: "failed".into(),
+        error: "no".into(),
+    };
+    ledger
+        .settle(&[judged(&submitted[0], 1, kill)], NOW)
+        .await
+        .unwrap();
+    let follow_up = FollowUp {
+        pipeline: pipeline(),
+        key: key("a"),
+        payload: RawValue::from_string("1".into()).unwrap(),
+    };
+    let late = Verdict::Complete {
+        rows: 0,
+        statistics: Statistics::new(),
+        follow_ups: vec![follow_up],
+    };
+    ledger
+        .settle(&[judged(&submitted[0], 1, late)], NOW)
+        .await
+        .unwrap();
+    let shown = view(&ledger, run).await;
+    assert_eq!((shown.state, shown.finished_at), (RunState::Running, None));
+    assert_eq!(ledger.backlogs(Some(run)).await.unwrap().len(), 1);
 }
 
 async fn strangers_are_unknown(backend: &impl Backend) {

@@ -30,7 +30,7 @@ pub trait SubmissionLedger: Send + Sync + 'static {
     async fn append(&self, run: RunId, batches: &[NewBatch]) -> Result<(), LedgerError>;
     /// Makes the run and its batches exist, in one transaction.
     async fn accept(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError>;
-    /// Removes a run that was opened and not accepted.
+    /// Removes a run that was opened and not accepted; one that was accepted stays.
     async fn abandon(&self, run: RunId) -> Result<(), LedgerError>;
     /// Batches that are pending, over all runs.
     async fn backlog(&self) -> Result<u64, LedgerError>;
@@ -50,10 +50,11 @@ pub trait DispatchLedger: Send + Sync + 'static {
         now: Timestamp,
         limit: u32,
     ) -> Result<Page, LedgerError>;
-    /// The payloads of these batches, in their order; `None` for one that is unknown.
+    /// The payloads of these batches, in their order; `None` for one that is not pending any more, or not
+    /// after this attempt: it was settled since it was read.
     async fn payloads(
         &self,
-        batches: &[BatchId],
+        batches: &[&PendingBatch],
     ) -> Result<Vec<Option<Box<RawValue>>>, LedgerError>;
     /// Records attempts as out. Those whose outcome was settled first stay as they are.
     async fn record_out(

@@ -13,6 +13,9 @@ use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
 
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// Knows how to reach the broker.
 #[derive(Debug, Clone)]
 pub struct Connector {
@@ -77,7 +80,11 @@ impl Connector {
     /// whatever is wrong now may be mended while it waits.
     pub async fn reconnect(&self, purpose: &str, stop: &CancellationToken) -> Option<Connection> {
         for failures in 1.. {
-            match self.connect(purpose).await {
+            let connected = tokio::select! {
+                connected = self.connect(purpose) => connected,
+                () = stop.cancelled() => return None,
+            };
+            match connected {
                 Ok(connection) => return Some(connection),
                 Err(error) => tracing::warn!(%error, failures, "reconnecting to the broker"),
             }
@@ -87,6 +94,16 @@ impl Connector {
             }
         }
         None
+    }
+
+    /// Closes a connection. One that cannot say goodbye is noticed by the broker anyway.
+    pub async fn goodbye(&self, connection: Connection) {
+        let closing = connection.close(200, "done".into());
+        match timeout(GOODBYE, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a connection ended without a goodbye"),
+            Err(_) => tracing::debug!("the broker did not answer a goodbye"),
+        }
     }
 
     /// Opens a channel on `connection` and consumes from `queue`, with at most `prefetch` unacked deliveries.

@@ -77,18 +77,20 @@ impl Default for Config {
 impl Config {
     /// Reads file and environment and checks the result. `file` is what `--config` said.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let toml = match file {
-            Some(path) if !path.is_file() => {
-                return Err(ConfigError::NoFile(path.to_owned()));
+        let mut figment = Figment::new();
+        match file {
+            Some(path) if !path.is_file() => return Err(ConfigError::NoFile(path.to_owned())),
+            Some(path) => figment = figment.merge(Toml::file_exact(path)),
+            None if Path::new(DEFAULT_FILE).is_file() => {
+                figment = figment.merge(Toml::file_exact(DEFAULT_FILE));
             }
-            Some(path) => Toml::file_exact(path),
-            None => Toml::file_exact(DEFAULT_FILE),
-        };
+            None => {}
+        }
         // The CLI's own variables share the prefix and are not the services' business.
         let environment = Env::prefixed("TIDEGATE_")
             .ignore(&["URL", "TOKEN", "LOG"])
             .split("__");
-        Self::from_figment(&Figment::new().merge(toml).merge(environment))
+        Self::from_figment(&figment.merge(environment))
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
@@ -125,6 +127,7 @@ impl Config {
         self.broker.check()?;
         self.api.check()?;
         self.worker.check()?;
+        self.search_console.check()?;
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
         }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use url::Url;
 
+use super::ConfigError;
 use crate::search_console::{DimensionSet, SearchType};
 
 /// The main job. `TIDEGATE_SEARCH_CONSOLE__…`
@@ -34,6 +35,22 @@ pub struct SearchConsoleConfig {
 impl SearchConsoleConfig {
     /// Slices of one property out at a time: more would only wait for its rate.
     pub const MAX_IN_FLIGHT: u32 = 3;
+    /// Highest rate that makes sense: Google's project limit is 667 a second.
+    const MAX_RATE: f64 = 1_000.0;
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let usable = |rate: f64| rate > 0.0 && rate <= Self::MAX_RATE;
+        if !usable(self.rate_start) || !usable(self.rate_max) || self.rate_start > self.rate_max {
+            let problem = format!(
+                "must satisfy 0 < rate_start <= rate_max <= {}: {} and {}",
+                Self::MAX_RATE,
+                self.rate_start,
+                self.rate_max
+            );
+            return Err(ConfigError::wrong("search_console.rate_max", problem));
+        }
+        Ok(())
+    }
 }
 
 impl Default for SearchConsoleConfig {

@@ -127,8 +127,8 @@ pub struct WorkerConfig {
     /// How many batches run at once (1–4096). Default 16: right for work that waits for the network; for
     /// work that computes, the number of cores.
     pub slots: u32,
-    /// Deliveries held beyond the slots, so that a free slot never waits for the broker (0–4096).
-    /// Default 32. More hides a slow network; too many are hoarded while other workers idle.
+    /// Deliveries held beyond the slots, over all queues, so that a free slot never waits for the broker
+    /// (0–4096). Default 32. More hides a slow network; too many are hoarded while other workers idle.
     pub look_ahead: u32,
     /// The pipelines to serve, comma-separated in the environment. Default: all that are configured.
     #[serde(deserialize_with = "names_or_commas")]
@@ -175,10 +175,16 @@ impl WorkerConfig {
         Ok(())
     }
 
-    /// Most unacked deliveries that this worker holds.
+    /// Most unacked deliveries of one of `queues` queues in `lanes` lanes: RabbitMQ bounds each consumer on
+    /// its own. One pipeline alone fills all slots over its lanes; the look-ahead is shared by all queues.
+    ///
+    /// # Panics
+    /// When there are no lanes or queues, which [`crate::config`] refuses.
     #[must_use]
-    pub fn prefetch(&self) -> u16 {
-        u16::try_from(self.slots + self.look_ahead).unwrap_or(u16::MAX)
+    pub fn prefetch(&self, lanes: u16, queues: usize) -> u16 {
+        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+        let prefetch = self.slots.div_ceil(u32::from(lanes)) + self.look_ahead.div_ceil(queues);
+        u16::try_from(prefetch).unwrap_or(u16::MAX)
     }
 }
 

@@ -13,7 +13,8 @@ fn the_defaults_are_a_working_installation() {
     let config = read("").unwrap();
     let names: Vec<&str> = config.pipelines.keys().map(PipelineName::as_str).collect();
     assert_eq!(names, ["gsc.plan", "gsc.slice"]);
-    assert_eq!(config.worker.prefetch(), 48);
+    assert_eq!(config.worker.prefetch(2, 4), 8 + 8);
+    assert_eq!(config.worker.prefetch(1, 1), 48);
     assert_eq!(
         config.ledger_url().address(),
         "sqlite://.tidegate/ledger.db"
@@ -51,6 +52,10 @@ fn wrong_values_say_what_would_be_right() {
             "at most",
         ),
         ("[search_console]\ntypes = [\"wob\"]", "web"),
+        (
+            "[search_console]\nrate_start = 0.0",
+            "rate_start <= rate_max",
+        ),
     ];
     for (toml, expected) in cases {
         let problem = problem(toml);
@@ -82,6 +87,7 @@ fn the_heartbeat_is_ours() {
 #[test]
 fn the_environment_wins_over_the_file() {
     figment::Jail::expect_with(|jail| {
+        Config::load(None).expect("no file is no mistake");
         jail.create_file(
             "tidegate.toml",
             "[worker]\nslots = 3\n[pipelines.a]\nhandler = \"noop\"",

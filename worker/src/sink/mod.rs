@@ -100,3 +100,19 @@ pub enum SinkError {
     #[error("the sink's tables cannot be set up: {0}")]
     Schema(String),
 }
+
+impl SinkError {
+    /// Whether the database itself is fine and only these rows took too long: PostgreSQL's `query_canceled`
+    /// (a statement timeout) and `lock_not_available`. Blaming the database would stop a whole fleet for
+    /// one batch.
+    #[must_use]
+    pub fn is_about_the_rows(&self) -> bool {
+        let Self::Unavailable(error) = self else {
+            return false;
+        };
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        matches!(code.as_deref(), Some("57014" | "55P03"))
+    }
+}

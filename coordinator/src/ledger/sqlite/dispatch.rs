@@ -19,15 +19,28 @@ use crate::ledger::{
 #[async_trait]
 impl DispatchLedger for SqliteLedger {
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError> {
-        let rows = sqlx::query(
-            "SELECT b.run, b.pipeline, b.key, r.priority, min(b.due) AS due \
-             FROM runs r JOIN batches b ON b.run = r.id AND b.state = 0 \
-             WHERE r.state = 'running' AND (?1 IS NULL OR r.id = ?1) \
-             GROUP BY b.run, b.pipeline, b.key",
-        )
-        .bind(run.map(|run| run.as_bytes().to_vec()))
-        .fetch_all(&self.readers)
-        .await?;
+        // Two statements: with one, a new run of a single batch would cost a scan of everything pending.
+        let rows = match run {
+            Some(run) => {
+                sqlx::query(
+                    "SELECT b.run, b.pipeline, b.key, r.priority, min(b.due) AS due \
+                     FROM runs r JOIN batches b ON b.run = r.id AND b.state = 0 \
+                     WHERE r.state = 'running' AND r.id = ? GROUP BY b.run, b.pipeline, b.key",
+                )
+                .bind(run.as_bytes().to_vec())
+                .fetch_all(&self.readers)
+                .await?
+            }
+            None => {
+                sqlx::query(
+                    "SELECT b.run, b.pipeline, b.key, r.priority, min(b.due) AS due \
+                     FROM runs r JOIN batches b ON b.run = r.id AND b.state = 0 \
+                     WHERE r.state = 'running' GROUP BY b.run, b.pipeline, b.key",
+                )
+                .fetch_all(&self.readers)
+                .await?
+            }
+        };
         let read = |row| {
             let cells = Cells {
                 table: "batches",
@@ -107,31 +120,35 @@ impl DispatchLedger for SqliteLedger {
 
     async fn payloads(
         &self,
-        batches: &[BatchId],
+        batches: &[&PendingBatch],
     ) -> Result<Vec<Option<Box<RawValue>>>, LedgerError> {
         let rows = sqlx::query(
-            "SELECT b.id, p.body FROM json_each(?) j \
-             CROSS JOIN batches b ON b.id = unhex(j.value) CROSS JOIN payloads p ON p.seq = b.seq",
+            "SELECT b.id, b.attempt, p.body FROM json_each(?) j \
+             CROSS JOIN batches b ON b.id = unhex(j.value) AND b.state = 0 \
+             CROSS JOIN payloads p ON p.seq = b.seq",
         )
-        .bind(id_array(batches))
+        .bind(id_array(batches.iter().map(|batch| &batch.id)))
         .fetch_all(&self.readers)
         .await?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let id = Cells {
+            let cells = Cells {
                 table: "batches",
                 row,
-            }
-            .batch_id("id")?;
+            };
+            let attempt = Attempt::new(cells.small_count("attempt")?);
             let body: String = row.try_get("body")?;
             let payload = RawValue::from_string(body).map_err(|error| LedgerError::Damaged {
                 table: "payloads",
                 column: "body",
                 value: error.to_string(),
             })?;
-            found.insert(id, payload);
+            found.insert((cells.batch_id("id")?, attempt), payload);
         }
-        Ok(batches.iter().map(|id| found.remove(id)).collect())
+        Ok(batches
+            .iter()
+            .map(|batch| found.remove(&(batch.id, batch.attempt)))
+            .collect())
     }
 
     async fn record_out(

@@ -243,13 +243,14 @@ async fn write_run(
             .unwrap_or_default()
     };
     let follow_ups = signed(change.follow_ups.len());
-    // A run is completed when nothing of it is pending or out any more, and stays so.
+    // A run is completed when nothing of it is pending or out any more. A late completion may ask for
+    // follow-ups: then it runs again.
     sqlx::query(
         "UPDATE runs SET accepted = accepted + ?2, pending = pending + ?3, out = out + ?4, \
          completed = completed + ?5, dead = dead + ?6, cancelled = cancelled + ?7, \
          retries = retries + ?8, rows = rows + ?9, \
-         state = iif(state = 'running' AND pending + ?3 + out + ?4 = 0, 'completed', state), \
-         finished_at = iif(state = 'running' AND pending + ?3 + out + ?4 = 0, ?10, finished_at) \
+         state = iif(state = 'cancelled', state, iif(pending + ?3 + out + ?4 = 0, 'completed', 'running')), \
+         finished_at = iif(pending + ?3 + out + ?4 = 0, coalesce(finished_at, ?10), NULL) \
          WHERE id = ?1",
     )
     .bind(run.as_bytes().as_slice())

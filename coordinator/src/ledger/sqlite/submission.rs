@@ -100,8 +100,16 @@ impl SubmissionLedger for SqliteLedger {
     async fn abandon(&self, run: RunId) -> Result<(), LedgerError> {
         loop {
             let mut transaction = self.begin().await?;
-            // The run itself goes last: while it is there, a restart knows what is left to remove.
-            let chunk = sqlx::query(
+            // Looked at each time: a run that was accepted meanwhile keeps what it has.
+            let submitting =
+                sqlx::query("SELECT 1 FROM runs WHERE id = ? AND state = 'submitting'")
+                    .bind(run.as_bytes().as_slice())
+                    .fetch_optional(&mut *transaction)
+                    .await?;
+            if submitting.is_none() {
+                return Ok(());
+            }
+            let chunk = sqlx::query_scalar::<_, i64>(
                 "DELETE FROM batches WHERE seq IN (SELECT seq FROM batches \
                  WHERE run = ? AND state = 0 LIMIT ?) RETURNING seq",
             )
@@ -109,23 +117,18 @@ impl SubmissionLedger for SqliteLedger {
             .bind(ROWS_PER_REMOVAL)
             .fetch_all(&mut *transaction)
             .await?;
-            let (Some(first), Some(last)) =
-                (chunk.iter().map(seq).min(), chunk.iter().map(seq).max())
-            else {
-                sqlx::query("DELETE FROM runs WHERE id = ? AND state = 'submitting'")
+            if chunk.is_empty() {
+                // The run itself goes last: while it is there, a restart knows what is left to remove.
+                sqlx::query("DELETE FROM runs WHERE id = ?")
                     .bind(run.as_bytes().as_slice())
                     .execute(&mut *transaction)
                     .await?;
                 return Ok(transaction.commit().await?);
-            };
-            sqlx::query(
-                "DELETE FROM payloads WHERE seq BETWEEN ? AND ? \
-                 AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.seq = payloads.seq)",
-            )
-            .bind(first)
-            .bind(last)
-            .execute(&mut *transaction)
-            .await?;
+            }
+            sqlx::query("DELETE FROM payloads WHERE seq IN (SELECT value FROM json_each(?))")
+                .bind(serde_json::json!(chunk).to_string())
+                .execute(&mut *transaction)
+                .await?;
             transaction.commit().await?;
         }
     }
@@ -192,10 +195,6 @@ pub(super) async fn insert_batches(
         seq += signed(chunk.len());
     }
     Ok(())
-}
-
-fn seq(row: &sqlx::sqlite::SqliteRow) -> i64 {
-    sqlx::Row::get(row, "seq")
 }
 
 /// Counts and sizes fit: memory ends long before `i64` does.

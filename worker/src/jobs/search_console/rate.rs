@@ -76,7 +76,7 @@ pub struct Parked {
     pub reason: &'static str,
     /// How long from now.
     pub after: Duration,
-    /// Set when the day's quota is what is used up: the next Pacific midnight.
+    /// Set when a quota is used up: when it is worth trying again. The property is shown as limited until then.
     pub until: Option<Timestamp>,
 }
 
@@ -195,7 +195,7 @@ struct Site {
 enum HeavySets {
     Free,
     /// Paused, or tried again after a pause and not yet accepted.
-    Paused(Instant),
+    Paused(Instant, Timestamp),
     /// Failed again after the pause: until midnight.
     DayUsedUp(Instant, Timestamp),
 }
@@ -231,14 +231,14 @@ impl Site {
                     return Err(day(until - now, midnight));
                 }
                 HeavySets::DayUsedUp(..) => self.heavy = HeavySets::Free,
-                HeavySets::Paused(until) if now < until => {
+                HeavySets::Paused(until, wall) if now < until => {
                     return Err(Parked {
                         reason: "load quota of the property",
                         after: until - now,
-                        until: None,
+                        until: Some(wall),
                     });
                 }
-                HeavySets::Paused(_) | HeavySets::Free => {}
+                HeavySets::Paused(..) | HeavySets::Free => {}
             }
         }
         let granted_at = self.next.max(now);
@@ -260,7 +260,7 @@ impl Site {
                 // One more call per second for each second of accepted calls.
                 self.rate = (self.rate + 1.0 / self.rate).min(max);
                 if permit.weight == Weight::Heavy
-                    && matches!(self.heavy, HeavySets::Paused(until) if permit.granted_at >= until)
+                    && matches!(self.heavy, HeavySets::Paused(until, _) if permit.granted_at >= until)
                 {
                     self.heavy = HeavySets::Free;
                 }
@@ -292,14 +292,16 @@ impl Site {
 
     fn pause_heavy(&mut self, permit: Permit, moment: Moment) {
         match self.heavy {
-            HeavySets::Free => self.heavy = HeavySets::Paused(moment.now + LOAD_PAUSE),
+            HeavySets::Free => {
+                self.heavy = HeavySets::Paused(moment.now + LOAD_PAUSE, moment.wall + LOAD_PAUSE);
+            }
             // A call from after the pause: the short pause was not enough, so it is the day's quota.
-            HeavySets::Paused(until) if permit.granted_at >= until => {
+            HeavySets::Paused(until, _) if permit.granted_at >= until => {
                 self.heavy =
                     HeavySets::DayUsedUp(moment.now + moment.until_midnight(), moment.midnight);
             }
             // A call that was under way when the pause began.
-            HeavySets::Paused(_) | HeavySets::DayUsedUp(..) => {}
+            HeavySets::Paused(..) | HeavySets::DayUsedUp(..) => {}
         }
     }
 }
@@ -404,7 +406,9 @@ mod tests {
         let under_way = bench.reserve(Weight::Heavy).unwrap();
         bench.report(permit, Answer::LoadUsedUp);
         bench.report(under_way, Answer::LoadUsedUp);
-        assert_eq!(bench.reserve(Weight::Heavy).unwrap_err().after, LOAD_PAUSE);
+        let parked = bench.reserve(Weight::Heavy).unwrap_err();
+        let until = "2026-03-01T18:15:00Z".parse().unwrap();
+        assert_eq!((parked.after, parked.until), (LOAD_PAUSE, Some(until)));
         assert!(bench.reserve(Weight::Light).is_ok());
         bench.now += LOAD_PAUSE;
         let permit = bench.reserve(Weight::Heavy).unwrap();

@@ -25,9 +25,6 @@ use super::probe::Probe;
 use super::range::{Range, halves, range};
 use crate::handler::HandlerError;
 
-/// Room that a follow-up's pipeline, key and punctuation take beside its payload.
-const FOLLOW_UP_OVERHEAD: usize = 64;
-
 /// One property's plan in the making.
 pub(super) struct Plan<'a> {
     pub(super) shared: &'a Shared,
@@ -140,7 +137,7 @@ impl Plan<'_> {
         let mut follow_ups = Vec::with_capacity(payloads.len());
         for payload in payloads {
             let follow_up = follow_up(SLICE_PIPELINE, &key, payload);
-            bytes += follow_up.payload.get().len() + key.as_str().len() + FOLLOW_UP_OVERHEAD;
+            bytes += follow_up.bytes();
             follow_ups.push(follow_up);
         }
         match range(self.input.days, self.today) {
