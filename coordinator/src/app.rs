@@ -1,6 +1,7 @@
 //! The composition root: the one place that names concrete backends. It binds and connects first, so that
 //! a bad port, password or database ends the start, and serves last.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{self, Api};
+use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
 use crate::dispatch::DispatchStage;
 use crate::fleet::Fleet;
@@ -108,7 +110,6 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         ledger: ledger.clone(),
         connector: connector.clone(),
         publishing: publishing.clone(),
-        topology: topology.clone(),
         lanes: config.lanes,
         pipelines: config.pipelines.clone(),
         notices: tell.clone(),
@@ -118,7 +119,6 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         ledger: ledger.clone(),
         connector: connector.clone(),
         publishing,
-        topology,
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
@@ -126,6 +126,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         instance,
         connector: connector.clone(),
         fleet: fleet.clone(),
+        told: HashMap::new(),
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
@@ -150,9 +151,16 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         pipelines = config.pipelines.len(),
         "coordinator starts"
     );
-    lifecycle.spawn("presence", presence.run());
-    lifecycle.spawn("settlement", settlement.run());
-    lifecycle.spawn("dead", dead.run());
+    let draining = || lifecycle.draining();
+    lifecycle.spawn(
+        "presence",
+        keep_consuming("presence", presence, topology.clone(), draining()),
+    );
+    lifecycle.spawn(
+        "settlement",
+        keep_consuming("settlement", settlement, topology.clone(), draining()),
+    );
+    lifecycle.spawn("dead", keep_consuming("dead", dead, topology, draining()));
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
     let code = lifecycle

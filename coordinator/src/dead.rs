@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use shared::backoff::Backoff;
 use shared::batch::BatchIds;
 use shared::broker::{Ack, BrokerError, Connector, PublishingPool};
 use shared::outcome::printable_error;
@@ -15,10 +15,10 @@ use shared::topology::{DEAD, HEADER_ERROR, HEADER_REASON};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Effect, Judged, LedgerError, SettlementLedger, Verdict};
+use crate::consuming::{ConsumeError, Consumer, Failures};
+use crate::ledger::{Effect, Judged, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
-use crate::topology::Topology;
 
 /// Unacked messages: dead ones are rare, so one at a time would do.
 const PREFETCH: u16 = 16;
@@ -33,46 +33,15 @@ pub struct DeadStage {
     pub connector: Connector,
     /// Where strangers are put aside.
     pub publishing: PublishingPool,
-    /// Asked for when the queue is missing.
-    pub topology: Topology,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
     /// Ends the stage.
     pub draining: CancellationToken,
 }
 
-/// Why a dead message was not dealt with; it stays in the queue.
-#[derive(Debug, thiserror::Error)]
-enum DeadError {
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-impl DeadStage {
-    /// Runs until draining.
-    pub async fn run(self) -> Result<(), std::convert::Infallible> {
-        let mut failures = 0;
-        while !self.draining.is_cancelled() {
-            match self.consume(&mut failures).await {
-                Ok(()) => break,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(%error, "lost the dead queue, building its consumer again");
-                    if matches!(error, DeadError::Broker(BrokerError::Missing { .. }))
-                        && let Err(error) = self.topology.ensure().await
-                    {
-                        tracing::error!(%error, "the topology is incomplete and cannot be mended");
-                    }
-                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn consume(&self, failures: &mut u32) -> Result<(), DeadError> {
+#[async_trait]
+impl Consumer for DeadStage {
+    async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
         let Some(connection) = self.connector.reconnect("dead", &self.draining).await else {
             return Ok(());
         };
@@ -94,12 +63,14 @@ impl DeadStage {
                     multiple: false,
                 })
                 .await?;
-            *failures = 0;
+            failures.forget();
         }
     }
+}
 
+impl DeadStage {
     /// Records the message's batch as dead, or puts the message aside.
-    async fn bury(&self, delivery: &Delivery) -> Result<(), DeadError> {
+    async fn bury(&self, delivery: &Delivery) -> Result<(), ConsumeError> {
         let reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
         let error = header(delivery, HEADER_ERROR)
             .unwrap_or_else(|| "the broker gave up on this message".into());

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod app;
+pub mod consuming;
 pub mod dead;
 pub mod dispatch;
 pub mod fleet;

@@ -28,6 +28,10 @@ pub fn describe() {
         "tidegate_dead_messages_total",
         "Messages from the dead queue, by whether they belong to a known batch."
     );
+    describe_counter!(
+        "tidegate_consumers_lost_total",
+        "Consumers that had to be built again, by stage."
+    );
     describe_gauge!(
         "tidegate_backlog_batches",
         "Batches that are pending, by the ledger."

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use lapin::message::Delivery;
-use shared::backoff::Backoff;
 use shared::broker::{Ack, BrokerError, Connector, declare_own_queue};
 use shared::name::{Instance, PipelineName};
 use shared::presence::{PRESENCE_TYPE, Presence};
@@ -14,6 +14,7 @@ use shared::topology::PRESENCE;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::consuming::{ConsumeError, Consumer, Failures};
 use crate::fleet::Fleet;
 use crate::notice::Notice;
 
@@ -33,35 +34,17 @@ pub struct PresenceStage {
     pub connector: Connector,
     /// What is kept up to date.
     pub fleet: SharedFleet,
+    /// The slots that the dispatcher was told of last, whatever happened to the connection since.
+    pub told: HashMap<PipelineName, u32>,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
     /// Ends the stage.
     pub draining: CancellationToken,
 }
 
-impl PresenceStage {
-    /// Runs until draining.
-    pub async fn run(self) -> Result<(), std::convert::Infallible> {
-        let mut failures = 0;
-        let mut known = HashMap::new();
-        while !self.draining.is_cancelled() {
-            match self.listen(&mut failures, &mut known).await {
-                Ok(()) => break,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(%error, "lost the workers' presence, listening again");
-                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn listen(
-        &self,
-        failures: &mut u32,
-        known: &mut HashMap<PipelineName, u32>,
-    ) -> Result<(), BrokerError> {
+#[async_trait]
+impl Consumer for PresenceStage {
+    async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
         let Some(connection) = self.connector.reconnect("presence", &self.draining).await else {
             return Ok(());
         };
@@ -77,7 +60,6 @@ impl PresenceStage {
             .connector
             .subscribe(&connection, &queue, PREFETCH)
             .await?;
-        *failures = 0;
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -85,15 +67,18 @@ impl PresenceStage {
                     let ended = || BrokerError::Lost(format!("the consumer of {queue} was cancelled"));
                     let delivery = delivery.ok_or_else(ended)??;
                     self.hear(&delivery);
+                    failures.forget();
                     settle.ack(Ack { tag: delivery.delivery_tag, multiple: false }).await?;
                 }
                 _ = tick.tick() => self.forget_silent(),
                 () = self.draining.cancelled() => return Ok(()),
             }
-            self.tell(known).await;
+            self.tell().await;
         }
     }
+}
 
+impl PresenceStage {
     fn hear(&self, delivery: &Delivery) {
         let kind = delivery
             .properties
@@ -113,10 +98,10 @@ impl PresenceStage {
     }
 
     /// Passes changes on to the dispatcher, and only changes.
-    async fn tell(&self, known: &mut HashMap<PipelineName, u32>) {
+    async fn tell(&mut self) {
         let slots = self.fleet().slots();
-        if slots != *known {
-            known.clone_from(&slots);
+        if slots != self.told {
+            self.told.clone_from(&slots);
             let _ = self.notices.send(Notice::Slots(slots)).await;
         }
     }

@@ -46,7 +46,7 @@ pub async fn put_aside(
         properties,
         body: delivery.data.clone(),
     };
-    let (_, verdicts) = pool.publisher().await?.publish(&[message]).await?;
+    let verdicts = pool.publisher().publish(&[message]).await?;
     match verdicts.as_slice() {
         [Verdict::Confirmed] => Ok(()),
         [Verdict::Unroutable] => Err(BrokerError::Missing {

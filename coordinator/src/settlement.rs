@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use futures::stream::{SelectAll, select_all};
 use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
@@ -20,11 +21,11 @@ use shared::topology::outcomes_queue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::consuming::{ConsumeError, Consumer, Failures};
 use crate::ledger::transition::RetryPolicy;
 use crate::ledger::{Effect, Judged, Settled, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
-use crate::topology::Topology;
 
 /// Unacked outcome messages, each with up to a hundred outcomes: two full groups.
 const PREFETCH: u16 = 64;
@@ -39,8 +40,6 @@ pub struct SettlementStage {
     pub connector: Connector,
     /// Where strangers are put aside.
     pub publishing: PublishingPool,
-    /// Asked for when a queue is missing.
-    pub topology: Topology,
     /// How many outcome queues there are.
     pub lanes: u16,
     /// Retry policies.
@@ -54,29 +53,9 @@ pub struct SettlementStage {
 /// A delivery and the lane that it came from.
 type FromLane = (usize, Result<Delivery, BrokerError>);
 
-impl SettlementStage {
-    /// Runs until draining, whatever happens to the broker meanwhile.
-    pub async fn run(self) -> Result<(), std::convert::Infallible> {
-        let mut failures = 0;
-        while !self.draining.is_cancelled() {
-            match self.consume(&mut failures).await {
-                Ok(()) => break,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(%error, "settlement lost its consumer, building it again");
-                    if matches!(error, BrokerError::Missing { .. })
-                        && let Err(error) = self.topology.ensure().await
-                    {
-                        tracing::error!(%error, "the topology is incomplete and cannot be mended");
-                    }
-                    tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn consume(&self, failures: &mut u32) -> Result<(), BrokerError> {
+#[async_trait]
+impl Consumer for SettlementStage {
+    async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
         let Some(connection) = self.connector.reconnect("outcomes", &self.draining).await else {
             return Ok(());
         };
@@ -105,13 +84,15 @@ impl SettlementStage {
                 () = self.draining.cancelled() => return Ok(()),
             };
             let Some(first) = first else {
-                return Err(BrokerError::Lost("no lane is left".into()));
+                return Err(BrokerError::Lost("no lane is left".into()).into());
             };
             self.settle_group(first, &mut deliveries, &lanes).await?;
-            *failures = 0;
+            failures.forget();
         }
     }
+}
 
+impl SettlementStage {
     /// Settles the first message and everything that is already here, then acks it all.
     async fn settle_group<S>(
         &self,

@@ -360,12 +360,7 @@ impl ConsumeStage {
             properties,
             body: delivery.data,
         };
-        let (_, verdicts) = self
-            .publishing
-            .publisher()
-            .await?
-            .publish(&[message])
-            .await?;
+        let verdicts = self.publishing.publisher().publish(&[message]).await?;
         match verdicts.as_slice() {
             [Verdict::Confirmed] => Ok(()),
             other => Err(BrokerError::Lost(format!(

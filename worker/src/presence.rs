@@ -33,7 +33,7 @@ pub struct PresenceStage {
 impl PresenceStage {
     /// Speaks until `leaving`, then says goodbye.
     pub async fn run(self) -> Result<(), std::convert::Infallible> {
-        let mut publisher = None;
+        let mut publisher = self.publishing.publisher();
         let mut tick = tokio::time::interval(INTERVAL);
         let mut told_draining = false;
         loop {
@@ -56,7 +56,7 @@ impl PresenceStage {
 
     async fn speak(
         &self,
-        publisher: &mut Option<Publisher>,
+        publisher: &mut Publisher,
         draining: bool,
         leaving: bool,
     ) -> Result<(), BrokerError> {
@@ -80,13 +80,8 @@ impl PresenceStage {
                 .with_app_id("tidegate-worker".into()),
             body: serde_json::to_vec(&presence).expect("presence is plain data"),
         };
-        let current = match publisher.take() {
-            Some(publisher) => publisher,
-            None => self.publishing.publisher().await?,
-        };
         // Nobody may be listening: a coordinator that starts hears the next one.
-        let (current, _) = current.publish(&[message]).await?;
-        *publisher = Some(current);
+        publisher.publish(&[message]).await?;
         Ok(())
     }
 }

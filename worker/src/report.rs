@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
-use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
+use shared::broker::{Message, Publisher, PublishingPool, Verdict};
 use shared::name::{Instance, Key, Lane};
 use shared::outcome::{MAX_OUTCOMES_BYTES, MAX_OUTCOMES_PER_MESSAGE, Outcomes, Report};
 use shared::topology::OUTCOMES;
@@ -75,7 +75,7 @@ impl Reporter {
 
     /// Runs until nobody can report any more; what was reported by then is confirmed.
     pub async fn run(mut self) -> Result<(), std::convert::Infallible> {
-        let mut publisher = None;
+        let mut publisher = self.pool.publisher();
         let mut group = Vec::new();
         while self.queue.recv_many(&mut group, GROUP).await > 0 {
             let (reports, confirmed): (Vec<_>, Vec<_>) = group
@@ -83,51 +83,13 @@ impl Reporter {
                 .map(|waiting| ((waiting.lane, waiting.report), waiting.confirmed))
                 .unzip();
             let messages = self.messages(reports);
-            self.publish(&mut publisher, messages).await;
+            publish(&mut publisher, messages).await;
             for confirmed in confirmed {
                 // Nobody waits any more: its connection is gone and the broker delivers again.
                 let _ = confirmed.send(());
             }
         }
         Ok(())
-    }
-
-    /// Publishes until everything is confirmed: an outcome that is lost costs a whole run of its batch.
-    async fn publish(&self, publisher: &mut Option<Publisher>, mut messages: Vec<Message>) {
-        let mut failures = 0;
-        while !messages.is_empty() {
-            match self.confirm(publisher, &messages).await {
-                Ok(verdicts) => {
-                    let mut verdicts = verdicts.into_iter();
-                    messages.retain(|_| verdicts.next() != Some(Verdict::Confirmed));
-                    if messages.is_empty() {
-                        return;
-                    }
-                    tracing::warn!(
-                        messages = messages.len(),
-                        "the broker takes no outcomes, trying again"
-                    );
-                }
-                Err(error) => tracing::warn!(%error, "could not report outcomes, trying again"),
-            }
-            failures += 1;
-            metrics::counter!("tidegate_report_failures_total").increment(1);
-            tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-        }
-    }
-
-    async fn confirm(
-        &self,
-        publisher: &mut Option<Publisher>,
-        messages: &[Message],
-    ) -> Result<Vec<Verdict>, BrokerError> {
-        let current = match publisher.take() {
-            Some(publisher) => publisher,
-            None => self.pool.publisher().await?,
-        };
-        let (current, verdicts) = current.publish(messages).await?;
-        *publisher = Some(current);
-        Ok(verdicts)
     }
 
     /// Outcomes by lane, cut into messages of bounded count and size.
@@ -157,6 +119,30 @@ impl Reporter {
             properties: Outcomes::properties(&Uuid::now_v7().to_string(), now),
             body: serde_json::to_vec(&outcomes).expect("outcomes are plain data with text keys"),
         }
+    }
+}
+
+/// Publishes until everything is confirmed: an outcome that is lost costs a whole run of its batch.
+async fn publish(publisher: &mut Publisher, mut messages: Vec<Message>) {
+    let mut failures = 0;
+    while !messages.is_empty() {
+        match publisher.publish(&messages).await {
+            Ok(verdicts) => {
+                let mut verdicts = verdicts.into_iter();
+                messages.retain(|_| verdicts.next() != Some(Verdict::Confirmed));
+                if messages.is_empty() {
+                    return;
+                }
+                tracing::warn!(
+                    messages = messages.len(),
+                    "the broker takes no outcomes, trying again"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "could not report outcomes, trying again"),
+        }
+        failures += 1;
+        metrics::counter!("tidegate_report_failures_total").increment(1);
+        tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
     }
 }
 

@@ -45,7 +45,7 @@ enum PublishError {
 
 /// Runs until there are no more waves.
 pub(super) async fn run(mut stage: Publishing) {
-    let mut publisher: Option<Publisher> = None;
+    let mut publisher = stage.pool.publisher();
     let mut failures = 0;
     while let Some(wave) = stage.waves.recv().await {
         for group in by_bytes(wave) {
@@ -70,7 +70,7 @@ impl Publishing {
     /// Publishes a group and passes on what was confirmed. Gives back what was not.
     async fn publish(
         &self,
-        publisher: &mut Option<Publisher>,
+        publisher: &mut Publisher,
         group: Vec<Dispatch>,
     ) -> (Vec<Dispatch>, Result<(), PublishError>) {
         let (group, messages) = match self.messages(&group).await {
@@ -81,7 +81,7 @@ impl Publishing {
             return (group, Ok(()));
         }
         let started = Instant::now();
-        let verdicts = match self.confirm(publisher, &messages).await {
+        let verdicts = match publisher.publish(&messages).await {
             Ok(verdicts) => verdicts,
             Err(error) => return (group, Err(error.into())),
         };
@@ -110,21 +110,6 @@ impl Publishing {
         } else {
             (left, refused)
         }
-    }
-
-    /// A publisher is used until it fails once; the next group gets a new one.
-    async fn confirm(
-        &self,
-        publisher: &mut Option<Publisher>,
-        messages: &[Message],
-    ) -> Result<Vec<Verdict>, BrokerError> {
-        let current = match publisher.take() {
-            Some(publisher) => publisher,
-            None => self.pool.publisher().await?,
-        };
-        let (current, verdicts) = current.publish(messages).await?;
-        *publisher = Some(current);
-        Ok(verdicts)
     }
 
     /// The messages; `None` for a batch that does not wait for this attempt any more.

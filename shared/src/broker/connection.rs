@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::publisher::ConfirmingChannel;
 use super::{BrokerError, Deliveries, Publisher, Settle, subscription};
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
@@ -173,9 +174,15 @@ impl PublishingPool {
     /// only help when a socket is the limit, and cost the broker memory for every process.
     const CONNECTIONS: usize = 1;
 
-    /// A publisher on a channel of its own. The connection goes back to the pool at once: it is shared,
-    /// and the channel keeps it open.
-    pub async fn publisher(&self) -> Result<Publisher, BrokerError> {
+    /// A publisher for one task. It connects when it first publishes.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(self.clone())
+    }
+
+    /// A channel of its own. The connection goes back to the pool at once: it is shared, and the channel
+    /// keeps it open.
+    pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {
         let connection: Object = match self.pool.get().await {
             Ok(connection) => connection,
             Err(PoolError::Backend(error)) => {
@@ -189,6 +196,6 @@ impl PublishingPool {
                 });
             }
         };
-        Publisher::open(&connection, self.answer_timeout).await
+        ConfirmingChannel::open(&connection, self.answer_timeout).await
     }
 }

@@ -9,7 +9,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::time::timeout;
 
-use super::BrokerError;
+use super::{BrokerError, PublishingPool};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -35,15 +35,47 @@ pub enum Verdict {
     Unroutable,
 }
 
-/// A confirming channel and its owner. It is no handle to be shared: concurrent publishes on one channel
-/// get each other's confirms.
+/// The way to publish: a confirming channel that is opened when it is first needed, and again after it failed.
+/// It is no handle to be shared: concurrent publishes on one channel get each other's confirms.
 #[derive(Debug)]
 pub struct Publisher {
+    pool: PublishingPool,
+    channel: Option<ConfirmingChannel>,
+}
+
+impl Publisher {
+    pub(super) fn new(pool: PublishingPool) -> Self {
+        Self {
+            pool,
+            channel: None,
+        }
+    }
+
+    /// Publishes a group and gives a verdict for each message, in their order.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no connection, when it broke, or when an answer took too long. Then
+    /// nothing is known about any of the messages: publish the same ones again, with the same ids.
+    pub async fn publish(&mut self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
+        // Taken out, and put back only after it worked: the state of a channel that failed is not known.
+        let channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => self.pool.channel().await?,
+        };
+        let verdicts = channel.publish(messages).await?;
+        self.channel = Some(channel);
+        Ok(verdicts)
+    }
+}
+
+/// One channel with confirms switched on.
+#[derive(Debug)]
+pub(super) struct ConfirmingChannel {
     channel: Channel,
     answer_timeout: Duration,
 }
 
-impl Publisher {
+impl ConfirmingChannel {
     pub(super) async fn open(
         connection: &Connection,
         answer_timeout: Duration,
@@ -66,19 +98,12 @@ impl Publisher {
     }
 
     /// Publishes a group without waiting in between, then waits for every confirm.
-    ///
-    /// An error means that nothing is known about any of them: publish the same messages again, with the
-    /// same ids, on a new publisher. This one is used up, which is why it is taken by value and handed back.
-    ///
-    /// # Errors
-    /// [`BrokerError`] when channel or connection broke or an answer took too long.
-    pub async fn publish(self, messages: &[Message]) -> Result<(Self, Vec<Verdict>), BrokerError> {
+    async fn publish(&self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
         let confirmations = timeout(self.answer_timeout, self.publish_and_confirm(messages))
             .await
             .map_err(|_| BrokerError::Timeout("confirming a publish"))?
             .map_err(|error| BrokerError::about("publishing", &error))?;
-        let verdicts = judge(messages, confirmations)?;
-        Ok((self, verdicts))
+        judge(messages, confirmations)
     }
 
     async fn publish_and_confirm(&self, messages: &[Message]) -> lapin::Result<Vec<Confirmation>> {
