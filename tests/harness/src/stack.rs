@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::api::Api;
 use crate::emulator::{self, Emulator};
@@ -19,6 +20,9 @@ use crate::wait;
 
 /// A coordinator or worker is up within this.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest run of one command: a test that waits for ever tells nobody what it waits for.
+const COMMAND_LIMIT: Duration = Duration::from_mins(5);
 
 /// An installation whose parts a test starts, kills and asks.
 #[derive(Debug)]
@@ -209,7 +213,10 @@ impl<'a> Stack<'a> {
         let mut command = tokio::process::Command::from(self.tidegate_command(arguments)?);
         command.stdin(Stdio::null()).kill_on_drop(true);
         Ok(tokio::spawn(async move {
-            let output = command.output().await.context("running tidegate")?;
+            let output = timeout(COMMAND_LIMIT, command.output())
+                .await
+                .context("tidegate did not end")?
+                .context("running tidegate")?;
             Ok(Answer {
                 code: output.status.code().context("tidegate was killed")?,
                 stdout: String::from_utf8(output.stdout)?,

@@ -33,9 +33,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a whole commit may take before the database counts as away: ten times what the largest slice
 /// takes on a slow disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_mins(2);
-/// The same limits on the server's side, for sessions whose worker is gone.
+/// The same limits on the server's side, for sessions whose worker is gone. A live worker is never idle in
+/// a transaction; one that is frozen there is cut off before RabbitMQ gives its batches to another (20–30 s),
+/// who would wait for its locks.
 const SESSION: &str = "SET statement_timeout = '100s'; SET lock_timeout = '60s'; \
-                       SET idle_in_transaction_session_timeout = '100s'";
+                       SET idle_in_transaction_session_timeout = '15s'";
 
 /// A PostgreSQL database as sink.
 #[derive(Debug)]
