@@ -20,4 +20,4 @@ done
 say "building Tidegate and its tests …"
 cargo build --workspace --bins --tests "${profile[@]}"
 say "testing …"
-cargo test --workspace "$@"
+cargo test --workspace --no-fail-fast "$@"

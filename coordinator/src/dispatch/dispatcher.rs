@@ -14,6 +14,7 @@ use shared::config::PipelineConfig;
 use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Key, PipelineName};
 
+use super::key::{KeyState, Next, NextRead};
 use crate::ledger::{Backlog, BacklogId, OutBatch, Page, PendingBatch};
 use crate::run::Priority;
 
@@ -71,26 +72,6 @@ struct Pipeline {
     keys: HashMap<Key, KeyState>,
     /// Keys that may have something to give, in turn. A key is in here at most once.
     turns: VecDeque<Key>,
-}
-
-#[derive(Debug, Default)]
-struct KeyState {
-    out: u32,
-    has_turn: bool,
-    /// Highest priority first, then oldest run (ids sort by time).
-    backlogs: BTreeMap<(Reverse<Priority>, RunId), Heads>,
-}
-
-/// The first batches of one backlog.
-#[derive(Debug, Default)]
-struct Heads {
-    batches: VecDeque<PendingBatch>,
-    /// When the ledger has more to read.
-    more_due: Option<Timestamp>,
-    /// A read is under way; what arrived meanwhile is noted in `more_due`.
-    reading: bool,
-    /// Batches taken from here whose attempt the ledger has not recorded: a page shows them again.
-    unrecorded: u32,
 }
 
 impl Dispatcher {
@@ -456,62 +437,6 @@ impl Pipeline {
         {
             self.keys.remove(key);
         }
-    }
-}
-
-enum Next {
-    Batch(Priority, RunId, PendingBatch),
-    /// A page has to be read first.
-    Unread,
-    Nothing,
-}
-
-impl KeyState {
-    /// The first batch of the first backlog that has something due.
-    fn next(&mut self, now: Timestamp) -> Next {
-        for ((Reverse(priority), run), heads) in &mut self.backlogs {
-            if let Some(batch) = heads.batches.pop_front() {
-                heads.unrecorded += 1;
-                return Next::Batch(*priority, *run, batch);
-            }
-            if heads.reading {
-                return Next::Nothing; // The page gives the key its turn back.
-            }
-            if heads.more_due.is_some_and(|due| due <= now) {
-                return Next::Unread;
-            }
-        }
-        Next::Nothing
-    }
-
-    /// The read that [`Self::next`] needs.
-    fn next_read(&mut self, now: Timestamp, page: u32) -> NextRead {
-        for ((_, run), heads) in &mut self.backlogs {
-            if !heads.batches.is_empty() {
-                return NextRead::InMemory;
-            }
-            if heads.reading {
-                return NextRead::Nothing;
-            }
-            if heads.more_due.is_some_and(|due| due <= now) {
-                heads.reading = true;
-                heads.more_due = None;
-                return NextRead::Page(*run, page + heads.unrecorded);
-            }
-        }
-        NextRead::Nothing
-    }
-}
-
-enum NextRead {
-    Page(RunId, u32),
-    InMemory,
-    Nothing,
-}
-
-impl Heads {
-    fn is_spent(&self) -> bool {
-        self.batches.is_empty() && self.more_due.is_none() && !self.reading && self.unrecorded == 0
     }
 }
 

@@ -5,8 +5,13 @@
 //! decides, [`publish`] publishes, [`record`] records. *Publish, then record*: a crash between the two
 //! publishes a few batches twice with the same attempt number, which every later step tolerates; the other
 //! way round would lose them.
+//!
+//! So at most a window of batches is in the work queues of a pipeline at a time; after a crash, for a while,
+//! also the copies of what was published and not recorded: two groups, one being published and one being
+//! recorded.
 
 pub mod dispatcher;
+mod key;
 mod publish;
 mod record;
 

@@ -186,11 +186,12 @@ async fn bodies_stall_and_drip() {
         .await
         .unwrap()
         .len();
-    fixture.faults(&json!([{"kind": "slow_drip", "bytes_per_s": length * 4}]));
+    // Half a second's worth; how exactly it drips is not promised.
+    fixture.faults(&json!([{"kind": "slow_drip", "bytes_per_s": length * 2}]));
     let started = Instant::now();
     let answer = fixture.query(ALPHA, &day(&["date"])).send().await.unwrap();
     assert_eq!(answer.bytes().await.unwrap().len(), length);
-    assert!(started.elapsed() >= Duration::from_millis(240));
+    assert!(started.elapsed() >= Duration::from_millis(250));
 }
 
 #[tokio::test]
