@@ -1,7 +1,7 @@
 //! The ledger: the coordinator's durable record of runs and batches.
 //!
 //! Four traits, one for each stage that uses it, in that stage's words. A backend implements all four and
-//! passes the same [`conformance`] suite. What is a legal change of state is said once, in [`transition`].
+//! passes the same suite (`conformance`). What is a legal change of state is said once, in [`transition`].
 
 #[cfg(test)]
 mod conformance;

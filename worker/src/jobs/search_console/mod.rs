@@ -1,6 +1,6 @@
 //! The built-in main job: keeps Google's Search Analytics rows in the sink.
 //!
-//! [`plan`] finds out what is missing and asks for [`slice`] batches; each of those fetches one day.
+//! [`mod@plan`] finds out what is missing and asks for [`mod@slice`] batches; each of those fetches one day.
 //! Both call the API through `api`, which meets every fault; [`rate`] decides how fast.
 
 pub mod plan;
