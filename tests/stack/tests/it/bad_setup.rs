@@ -10,7 +10,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 use shared::exit;
 
-const SOON: Duration = Duration::from_secs(30);
+/// The worker itself waits 30 s for its database.
+const SOON: Duration = Duration::from_mins(1);
 const PROGRAMS: [&str; 2] = ["coordinator", "worker"];
 
 /// Starts both programs, insists on the exit code and on every one of `words` in what they say.
