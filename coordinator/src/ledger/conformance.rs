@@ -125,6 +125,13 @@ fn retry(max_attempts: u32) -> Verdict {
     }
 }
 
+fn kill(reason: &str) -> Verdict {
+    Verdict::Kill {
+        reason: reason.into(),
+        error: "no".into(),
+    }
+}
+
 fn effects(settled: &[Settled]) -> Vec<Effect> {
     settled.iter().map(|s| s.effect).collect()
 }
@@ -328,14 +335,7 @@ async fn batches_go_out_and_are_settled(backend: &impl Backend) {
 
     let group = [
         judged(&submitted[0], 1, complete(5)),
-        judged(
-            &submitted[1],
-            1,
-            Verdict::Kill {
-                reason: "bad_payload".into(),
-                error: "no".into(),
-            },
-        ),
+        judged(&submitted[1], 1, kill("bad_payload")),
         judged(&submitted[0], 1, complete(5)),
         judged(
             &submitted[2],
@@ -524,12 +524,8 @@ async fn a_late_completion_wins(backend: &impl Backend) {
     let submitted = batches("a", 1);
     let run = submit(&ledger, &submitted).await;
     send_out(&ledger, &submitted, 1).await;
-    let kill = Verdict::Kill {
-        reason: "failed".into(),
-        error: "no".into(),
-    };
     ledger
-        .settle(&[judged(&submitted[0], 1, kill)], NOW)
+        .settle(&[judged(&submitted[0], 1, kill("failed"))], NOW)
         .await
         .unwrap();
     assert_eq!(view(&ledger, run).await.state, RunState::Completed);
@@ -550,12 +546,8 @@ async fn a_late_completion_wins(backend: &impl Backend) {
     let submitted = batches("a", 1);
     let run = submit(&ledger, &submitted).await;
     send_out(&ledger, &submitted, 1).await;
-    let kill = Verdict::Kill {
-        reason: "failed".into(),
-        error: "no".into(),
-    };
     ledger
-        .settle(&[judged(&submitted[0], 1, kill)], NOW)
+        .settle(&[judged(&submitted[0], 1, kill("failed"))], NOW)
         .await
         .unwrap();
     let follow_up = FollowUp {
