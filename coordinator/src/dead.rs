@@ -83,6 +83,8 @@ impl DeadStage {
                 let judged = Judged {
                     batch: ids.id,
                     attempt: ids.attempt,
+                    worker: None,
+                    took: None,
                     verdict,
                 };
                 let settled = self.ledger.settle(&[judged], Timestamp::now()).await?;

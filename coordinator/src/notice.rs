@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use shared::id::RunId;
-use shared::name::PipelineName;
+use shared::name::{Key, PipelineName};
 
-use crate::ledger::Settled;
+use crate::ledger::{Backlog, Settled};
 
 /// Something changed that may let batches go out.
 #[derive(Debug)]
@@ -17,4 +18,21 @@ pub enum Notice {
     Settled(Vec<Settled>),
     /// Workers came or went.
     Slots(HashMap<PipelineName, u32>),
+    /// Backlogs are not empty because of an operator: a redrive.
+    Pending(Vec<Backlog>),
+    /// A run was cancelled or paused: nothing more of it goes out.
+    Stopped(RunId),
+    /// A run goes on, perhaps with another priority: what the ledger has of it counts.
+    Changed(RunId),
+    /// A pipeline was paused, or goes on.
+    PipelinePaused(PipelineName, bool),
+    /// A limit is used up until then: these pipelines' batches of this key, or of all keys, stay.
+    Parked {
+        /// Which pipelines.
+        pipelines: Vec<PipelineName>,
+        /// Whose batches; `None`: everybody's.
+        key: Option<Key>,
+        /// Until when. A time that has passed ends the parking.
+        until: Timestamp,
+    },
 }

@@ -52,6 +52,7 @@ impl Consumer for PresenceStage {
         declare_own_queue(
             &connection,
             PRESENCE,
+            &[String::new()],
             &queue,
             self.connector.answer_timeout(),
         )

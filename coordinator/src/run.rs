@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::{Key, PipelineName};
+use shared::name::{Instance, Key, PipelineName};
 use shared::outcome::Statistics;
 
 /// One submission and everything that it fanned out into.
@@ -67,6 +68,8 @@ impl BatchCounts {
 pub enum RunState {
     /// Batches are pending or out.
     Running,
+    /// As running, but nothing more of it goes out until it is resumed.
+    Paused,
     /// Every batch is final; `batches` says how each ended.
     Completed,
     /// It was called off.
@@ -86,6 +89,104 @@ pub enum Priority {
     Normal,
     /// Before the others.
     High,
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchState {
+    /// Waiting to be dispatched.
+    Pending,
+    /// Published and not settled.
+    Out,
+    /// Done.
+    Completed,
+    /// Given up.
+    Dead,
+    /// Called off.
+    Cancelled,
+}
+
+/// One batch with all that is known of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BatchDetail {
+    /// Its id.
+    pub batch: BatchId,
+    /// Its run.
+    pub run: RunId,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+    /// Whose work it is.
+    pub key: Key,
+    /// Where it stands.
+    pub state: BatchState,
+    /// How often it was dispatched.
+    pub attempts: u32,
+    /// How many of them failed, since it was submitted or redriven.
+    pub failures: u32,
+    /// Pending: not dispatched before. Otherwise: when the state was entered.
+    pub since: Timestamp,
+    /// Why it is dead or waits, in one closed word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What to work on.
+    pub payload: Box<RawValue>,
+    /// Attempts that ended, oldest first; of many, the last ones.
+    pub history: Vec<AttemptRecord>,
+}
+
+/// One batch of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchSummary {
+    /// Its id.
+    pub batch: BatchId,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+    /// Whose work it is.
+    pub key: Key,
+    /// Where it stands.
+    pub state: BatchState,
+    /// How often it was dispatched.
+    pub attempts: u32,
+    /// Pending: not dispatched before. Otherwise: when the state was entered.
+    pub since: Timestamp,
+}
+
+/// Where the batches of a pipeline stand, over all unfinished runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineCounts {
+    /// Which pipeline.
+    pub pipeline: PipelineName,
+    /// Waiting to be dispatched, now or at a later time.
+    pub pending: u64,
+    /// Published and not settled.
+    pub out: u64,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Which one.
+    pub attempt: u32,
+    /// Who worked on it, if somebody said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Instance>,
+    /// When it was recorded as out; `None` when its outcome came first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_at: Option<Timestamp>,
+    /// When it was settled.
+    pub settled_at: Timestamp,
+    /// How long its handler ran, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// What it came to, in one closed word: `completed`, `retry`, `throttled`, `lost`, a reason of death, …
+    pub verdict: String,
+    /// The same, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A batch that was given up.
@@ -137,7 +238,8 @@ macro_rules! words {
         }
     };
 }
-words!(RunState { Running = "running", Completed = "completed", Cancelled = "cancelled" });
+words!(RunState { Running = "running", Paused = "paused", Completed = "completed", Cancelled = "cancelled" });
+words!(BatchState { Pending = "pending", Out = "out", Completed = "completed", Dead = "dead", Cancelled = "cancelled" });
 words!(Priority { Low = "low", Normal = "normal", High = "high" });
 
 /// A word that stands for nothing here.

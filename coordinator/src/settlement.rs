@@ -15,7 +15,7 @@ use lapin::message::Delivery;
 use shared::backoff::Backoff;
 use shared::broker::{Ack, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
-use shared::name::{Lane, PipelineName};
+use shared::name::{Instance, Lane, PipelineName};
 use shared::outcome::{Outcome, Outcomes, Report};
 use shared::topology::outcomes_queue;
 use tokio::sync::mpsc;
@@ -151,11 +151,12 @@ impl SettlementStage {
                     .count();
                 metrics::counter!("tidegate_redelivered_outcomes_total")
                     .increment(redelivered as u64);
+                let worker = &outcomes.worker;
                 group.extend(
                     outcomes
                         .reports
                         .into_iter()
-                        .map(|report| self.judge(report)),
+                        .map(|report| self.judge(worker, report)),
                 );
                 Ok(())
             }
@@ -190,7 +191,7 @@ impl SettlementStage {
     }
 
     /// What should become of the batch, by its pipeline's policy.
-    fn judge(&self, report: Report) -> Judged {
+    fn judge(&self, worker: &Instance, report: Report) -> Judged {
         let verdict = match report.outcome {
             Outcome::Completed(completed) => Verdict::Complete {
                 rows: completed.rows,
@@ -213,6 +214,8 @@ impl SettlementStage {
         Judged {
             batch: report.batch,
             attempt: report.attempt,
+            worker: Some(worker.clone()),
+            took: report.took,
             verdict,
         }
     }
@@ -234,6 +237,7 @@ fn count(settled: &[Settled]) {
             Effect::CompletedLate => "completed_late",
             Effect::Again => "again",
             Effect::Dead => "dead",
+            Effect::Cancelled => "cancelled",
             Effect::Duplicate => "duplicate",
             Effect::Stale => "stale",
             Effect::Unknown => "unknown",

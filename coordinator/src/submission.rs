@@ -153,6 +153,7 @@ impl SubmissionStage {
             pipeline: pipeline.clone(),
             priority: submission.priority,
             idempotency_key: submission.idempotency_key,
+            webhook: None,
             created_at: Timestamp::now(),
         };
         // From here on, whoever drops this future (a client that goes away) leaves nothing half done.

@@ -1,13 +1,14 @@
 //! What Tidegate's coordinator and workers agree on, and nothing that flows.
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
-//! [`presence`]), where it travels ([`topology`], [`broker`]), and what every process needs
+//! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
 //! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
 
 pub mod backoff;
 pub mod batch;
 pub mod broker;
 pub mod config;
+pub mod control;
 pub mod exit;
 pub mod id;
 pub mod lifecycle;

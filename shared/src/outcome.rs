@@ -60,7 +60,7 @@ pub enum Outcome {
     },
     /// Handed back without a verdict. Burns no attempt.
     Released {
-        /// Why, in one closed word: `unsupported_version`, `unknown_pipeline`.
+        /// Why, in one closed word: `unsupported_version`, `unknown_pipeline`, `cancelled`.
         reason: String,
     },
 }
@@ -134,6 +134,14 @@ pub struct Report {
     /// Whether the broker had handed this attempt to somebody before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redelivered: bool,
+    /// How long the handler ran; `None` when it never did.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "took_ms",
+        with = "optional_milliseconds"
+    )]
+    pub took: Option<Duration>,
     /// The verdict.
     pub outcome: Outcome,
 }
@@ -244,6 +252,7 @@ mod tests {
             pipeline: PipelineName::new("hashes").unwrap(),
             attempt: Attempt::new(1),
             redelivered: false,
+            took: Some(Duration::from_millis(12)),
             outcome,
         }
     }

@@ -20,6 +20,12 @@ pub const QUARANTINE: &str = "tidegate.quarantine";
 /// Workers' words on themselves; fanout, transient messages.
 pub const PRESENCE: &str = "tidegate.presence";
 
+/// The coordinator's words to all workers; fanout, transient messages.
+pub const CONTROL: &str = "tidegate.control";
+/// Workers' questions to the owner of a lane; direct, routing key `<lane>`, transient messages that are
+/// answered through direct reply-to.
+pub const ASK: &str = "tidegate.ask";
+
 /// Header that says why a message was sent to [`DEAD`].
 pub const HEADER_REASON: &str = "x-tidegate-reason";
 /// Header that says more about it, for a person.
@@ -88,6 +94,14 @@ pub fn exchanges() -> Vec<Exchange> {
         Exchange {
             name: PRESENCE,
             routing: Routing::Fanout,
+        },
+        Exchange {
+            name: CONTROL,
+            routing: Routing::Fanout,
+        },
+        Exchange {
+            name: ASK,
+            routing: Routing::Direct,
         },
     ]
 }

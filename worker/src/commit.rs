@@ -41,6 +41,8 @@ pub struct Work {
     pub batch: Batch,
     /// Whether the broker had handed this attempt to somebody before.
     pub redelivered: bool,
+    /// How long its handler ran, once it has.
+    pub took: Option<Duration>,
 }
 
 /// The sink was away for longer than [`SINK_PATIENCE`]; the batch was given back.
@@ -80,6 +82,7 @@ impl Commit {
             held,
             batch,
             redelivered,
+            took,
         } = work;
         let report = Report {
             batch: batch.id,
@@ -87,6 +90,7 @@ impl Commit {
             pipeline: batch.pipeline,
             attempt: batch.attempt,
             redelivered,
+            took,
             outcome,
         };
         if self.reports.confirmed(&batch.key, report).await {

@@ -6,7 +6,7 @@
 //! drains the next session begins when it can work.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::select_all;
@@ -225,6 +225,7 @@ impl ConsumeStage {
                         held,
                         batch,
                         redelivered,
+                        took: None,
                     },
                     Outcome::Released { reason },
                 )
@@ -253,6 +254,7 @@ impl ConsumeStage {
             held,
             batch,
             redelivered,
+            took: None,
         };
         if let Err(error) = self.run_and_finish(&session, served, work, slot).await {
             tracing::error!(%error, "giving work back until the sink answers");
@@ -264,7 +266,7 @@ impl ConsumeStage {
         &self,
         session: &Session,
         served: &Served,
-        work: Work,
+        mut work: Work,
         slot: SemaphorePermit<'_>,
     ) -> Result<(), SinkAway> {
         // A batch that was delivered or tried before may be done already: then its outcome is reported again.
@@ -282,7 +284,10 @@ impl ConsumeStage {
                 }
             }
         }
-        match process(served, work.batch.clone(), &session.over).await {
+        let started = Instant::now();
+        let processed = process(served, work.batch.clone(), &session.over).await;
+        work.took = Some(started.elapsed());
+        match processed {
             Processed::Ended(ended) => self.commit.finish(work, ended, served.sink, slot).await,
             Processed::Stopped => {
                 work.held.give_back().await;
@@ -320,6 +325,7 @@ impl ConsumeStage {
                 held,
                 batch,
                 redelivered: delivery.redelivered,
+                took: None,
             };
             return self.commit.report(work, Outcome::Released { reason }).await;
         }

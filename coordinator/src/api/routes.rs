@@ -150,6 +150,7 @@ pub(super) async fn dead(
     let filter = DeadFilter {
         run: word::<RunId>("run", run)?,
         pipeline: pipeline.map_err(|error| Problem::bad_parameter(error.to_string()))?,
+        ..DeadFilter::default()
     };
     Ok(Json(Dead {
         dead: api.ledger.dead(&filter, checked(limit)?).await?,

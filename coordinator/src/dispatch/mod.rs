@@ -188,6 +188,11 @@ impl DispatchStage {
                     add(dispatcher, &settled.backlogs);
                 }
             }
+            Notice::Pending(backlogs) => add(dispatcher, &backlogs),
+            Notice::Stopped(_)
+            | Notice::Changed(_)
+            | Notice::PipelinePaused(..)
+            | Notice::Parked { .. } => {}
             Notice::Accepted(run) => loop {
                 match self.ledger.backlogs(Some(run)).await {
                     Ok(backlogs) => return add(dispatcher, &backlogs),

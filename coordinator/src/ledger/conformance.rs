@@ -54,6 +54,7 @@ fn new_run() -> NewRun {
         pipeline: pipeline(),
         priority: Priority::Normal,
         idempotency_key: None,
+        webhook: None,
         created_at: NOW,
     }
 }
@@ -100,6 +101,8 @@ fn judged(batch: &NewBatch, attempt: u32, verdict: Verdict) -> Judged {
     Judged {
         batch: batch.id,
         attempt: Attempt::new(attempt),
+        worker: None,
+        took: None,
         verdict,
     }
 }
@@ -510,11 +513,13 @@ async fn failures_wait_and_end_dead(backend: &impl Backend) {
     let of_run = DeadFilter {
         run: Some(run),
         pipeline: Some(pipeline()),
+        ..DeadFilter::default()
     };
     assert_eq!(ledger.dead(&of_run, 10).await.unwrap(), dead);
     let of_other = DeadFilter {
         run: Some(RunId::generate()),
         pipeline: None,
+        ..DeadFilter::default()
     };
     assert_eq!(ledger.dead(&of_other, 10).await.unwrap(), []);
 }

@@ -1,6 +1,6 @@
 //! The ledger: the coordinator's durable record of runs and batches.
 //!
-//! Four traits, one for each stage that uses it, in that stage's words. A backend implements all four and
+//! One trait for each stage that uses it, in that stage's words. A backend implements all of them and
 //! passes the same suite (`conformance`). What is a legal change of state is said once, in [`transition`].
 
 #[cfg(test)]
@@ -8,14 +8,19 @@ mod conformance;
 pub mod sqlite;
 pub mod transition;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::{Attempt, Key, PipelineName};
+use shared::name::{Attempt, Instance, Key, PipelineName};
 
-use crate::run::{DeadBatch, Priority, Run, RunState};
-pub use transition::{Judged, Verdict};
+use crate::run::{
+    BatchDetail, BatchState, BatchSummary, DeadBatch, PipelineCounts, Priority, Run, RunState,
+};
+pub use transition::{Judged, Stored, Verdict};
 
 /// Everything that a backend can do.
 pub trait Ledger: SubmissionLedger + DispatchLedger + SettlementLedger + LedgerViews {}
@@ -64,7 +69,7 @@ pub trait DispatchLedger: Send + Sync + 'static {
     ) -> Result<(), LedgerError>;
 }
 
-/// What settlement needs.
+/// What settlement, and whoever else knows what became of an attempt, needs.
 #[async_trait]
 pub trait SettlementLedger: Send + Sync + 'static {
     /// Settles outcomes in one transaction: states, counters and follow-ups together. The answers are in
@@ -74,6 +79,100 @@ pub trait SettlementLedger: Send + Sync + 'static {
         outcomes: &[Judged],
         now: Timestamp,
     ) -> Result<Vec<Settled>, LedgerError>;
+}
+
+/// What operators do to runs and dead batches.
+#[async_trait]
+pub trait OperationsLedger: Send + Sync + 'static {
+    /// Cancels a run that is not finished: nothing more of it goes out, and its pending batches are
+    /// cancelled by [`Self::cancel_pending`]. The run as it is now; `None` when there is none.
+    async fn cancel(&self, run: RunId, now: Timestamp) -> Result<Option<Run>, LedgerError>;
+    /// Cancels up to `limit` pending batches of a cancelled run, and says how many: 0 means that it is done.
+    async fn cancel_pending(
+        &self,
+        run: RunId,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u64, LedgerError>;
+    /// Cancelled runs that still have batches pending or out.
+    async fn cancelling(&self) -> Result<Vec<RunId>, LedgerError>;
+    /// Pauses a running run, or lets a paused one go on; any other stays as it is.
+    async fn pause(&self, run: RunId, paused: bool) -> Result<Option<Run>, LedgerError>;
+    /// Gives a run that is not finished another priority.
+    async fn prioritize(&self, run: RunId, priority: Priority) -> Result<Option<Run>, LedgerError>;
+    /// Pipelines from which nothing goes out.
+    async fn paused_pipelines(&self) -> Result<BTreeSet<PipelineName>, LedgerError>;
+    /// Pauses a pipeline, or lets it go on.
+    async fn pause_pipeline(
+        &self,
+        pipeline: &PipelineName,
+        paused: bool,
+    ) -> Result<(), LedgerError>;
+    /// Makes up to `limit` dead batches pending, oldest first, one every `spacing` from `from` on. Those of
+    /// cancelled runs stay.
+    async fn redrive(
+        &self,
+        filter: &DeadFilter,
+        limit: u32,
+        from: Timestamp,
+        spacing: Duration,
+    ) -> Result<Redriven, LedgerError>;
+    /// Cancels up to `limit` dead batches, and says how many.
+    async fn discard(
+        &self,
+        filter: &DeadFilter,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u64, LedgerError>;
+}
+
+/// What finds lost batches and culprits.
+#[async_trait]
+pub trait ReconciliationLedger: Send + Sync + 'static {
+    /// What has been out since before then, oldest first.
+    async fn out_since(&self, before: Timestamp, limit: u32) -> Result<Vec<OutSince>, LedgerError>;
+    /// What is known of a batch that was delivered again; `None` when the ledger has no such batch.
+    async fn suspect(&self, batch: BatchId) -> Result<Option<Suspect>, LedgerError>;
+    /// Remembers how often a batch's worker died, and who runs it alone now.
+    async fn suspected(
+        &self,
+        batch: BatchId,
+        deaths: u32,
+        alone_on: Option<&Instance>,
+    ) -> Result<(), LedgerError>;
+}
+
+/// Small things that must survive a restart of the coordinator.
+#[async_trait]
+pub trait MemoryLedger: Send + Sync + 'static {
+    /// What was remembered of this kind, by name.
+    async fn remembered(&self, kind: Memory) -> Result<BTreeMap<String, String>, LedgerError>;
+    /// Remembers these, by name, in one transaction.
+    async fn remember(
+        &self,
+        kind: Memory,
+        entries: &BTreeMap<String, String>,
+    ) -> Result<(), LedgerError>;
+    /// Finished runs whose webhook was not called yet, and when it is due.
+    async fn webhooks_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Webhook>, LedgerError>;
+    /// When the next webhook is due.
+    async fn next_webhook(&self) -> Result<Option<Timestamp>, LedgerError>;
+    /// What became of a call: delivered or given up (`None`), or due again.
+    async fn webhook_called(
+        &self,
+        run: RunId,
+        failures: u32,
+        again: Option<Timestamp>,
+    ) -> Result<(), LedgerError>;
+}
+
+/// What kind of thing is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Memory {
+    /// State of a limit, by limit and key.
+    Limit,
+    /// Time up to which a schedule was looked after, by its name.
+    Schedule,
 }
 
 /// What is asked by people.
@@ -87,6 +186,73 @@ pub trait LedgerViews: Send + Sync + 'static {
     async fn dead(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadBatch>, LedgerError>;
 }
 
+/// What operators look at besides.
+#[async_trait]
+pub trait OperatorViews: Send + Sync + 'static {
+    /// How many dead batches there are.
+    async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, LedgerError>;
+    /// One batch with its payload and history.
+    async fn batch(&self, batch: BatchId) -> Result<Option<BatchDetail>, LedgerError>;
+    /// Batches of a run that are in this state, in the order of submission, after the given one.
+    async fn batches(
+        &self,
+        run: RunId,
+        state: Option<BatchState>,
+        after: Option<BatchId>,
+        limit: u32,
+    ) -> Result<Vec<BatchSummary>, LedgerError>;
+    /// Where the batches of unfinished runs stand, by pipeline.
+    async fn pipelines(&self) -> Result<Vec<PipelineCounts>, LedgerError>;
+    /// When the pending batch that has been due longest became due; `None` when nothing is due.
+    async fn oldest_due(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError>;
+}
+
+/// What a redrive did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// How many batches are pending again.
+    pub batches: u64,
+    /// The backlogs that are not empty because of it.
+    pub backlogs: Vec<Backlog>,
+}
+
+/// A batch that has been out for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutSince {
+    /// Its id.
+    pub id: BatchId,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+    /// Whose work it is.
+    pub key: Key,
+    /// Which attempt is out.
+    pub attempt: Attempt,
+    /// When that was recorded.
+    pub since: Timestamp,
+}
+
+/// What is known of a batch that was delivered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Where it stands.
+    pub stored: Stored,
+    /// How often its worker died.
+    pub deaths: u32,
+    /// Who was told to run it alone, last.
+    pub alone_on: Option<Instance>,
+}
+
+/// A webhook that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    /// The finished run.
+    pub run: Run,
+    /// Whom to tell.
+    pub url: String,
+    /// How often that failed.
+    pub failures: u32,
+}
+
 /// A run that is being submitted.
 #[derive(Debug, Clone)]
 pub struct NewRun {
@@ -98,6 +264,8 @@ pub struct NewRun {
     pub priority: Priority,
     /// The client's name for this submission, so that sending it twice gives one run.
     pub idempotency_key: Option<String>,
+    /// Whom to tell when it has finished.
+    pub webhook: Option<String>,
     /// When it was submitted.
     pub created_at: Timestamp,
 }
@@ -207,6 +375,8 @@ pub enum Effect {
     Again,
     /// The batch is dead.
     Dead,
+    /// The batch is cancelled: it would have gone out again, but its run was called off.
+    Cancelled,
     /// Nothing: the same attempt was settled before.
     Duplicate,
     /// Nothing: a later attempt was made since.
@@ -222,6 +392,14 @@ pub struct DeadFilter {
     pub run: Option<RunId>,
     /// Of this pipeline.
     pub pipeline: Option<PipelineName>,
+    /// Only this one.
+    pub batch: Option<BatchId>,
+    /// Of this key.
+    pub key: Option<Key>,
+    /// With this reason.
+    pub reason: Option<String>,
+    /// Dead since before then.
+    pub before: Option<Timestamp>,
 }
 
 /// Why the ledger did not do it.
@@ -239,6 +417,28 @@ pub enum LedgerError {
         column: &'static str,
         /// What is there.
         value: String,
+    },
+    /// Another process owns this ledger, or has taken it over.
+    #[error(
+        "the ledger at {address} belongs to {owner}: stop it first, or give this coordinator a ledger of its own"
+    )]
+    Owned {
+        /// Which database.
+        address: String,
+        /// Who has it.
+        owner: String,
+    },
+    /// The tables were made by a newer version.
+    #[error(
+        "the ledger at {address} is at version {found}, this program knows {known}: run the newer program"
+    )]
+    Newer {
+        /// Which database.
+        address: String,
+        /// Its version.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
     },
     /// Accepting or filling a run that is not being submitted.
     #[error("run {0} is not being submitted")]

@@ -7,25 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::backoff::Backoff;
 use shared::id::BatchId;
-use shared::name::Attempt;
+use shared::name::{Attempt, Instance};
 use shared::outcome::{FollowUp, Statistics};
 
 use super::Effect;
-
-/// Where a batch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Waiting to be dispatched.
-    Pending,
-    /// Published and not settled.
-    Out,
-    /// Done.
-    Completed,
-    /// Given up.
-    Dead,
-    /// Called off.
-    Cancelled,
-}
+pub use crate::run::BatchState as State;
 
 /// What the ledger has of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +24,8 @@ pub struct Stored {
     pub failures: u32,
     /// How often it was handed back without a verdict.
     pub releases: u32,
+    /// Its run was cancelled: what would go out again is cancelled too.
+    pub called_off: bool,
 }
 
 /// An outcome with all that is needed to settle it.
@@ -47,6 +35,10 @@ pub struct Judged {
     pub batch: BatchId,
     /// Of which attempt.
     pub attempt: Attempt,
+    /// Who worked on it.
+    pub worker: Option<Instance>,
+    /// How long its handler ran.
+    pub took: Option<Duration>,
     /// What should become of the batch.
     pub verdict: Verdict,
 }
@@ -86,6 +78,8 @@ pub enum Verdict {
         /// Why not.
         reason: String,
     },
+    /// The broker has it no more, and nobody works on it: it goes out again at once, no attempt is burnt.
+    Lose,
     /// It is dead.
     Kill {
         /// In one closed word.
@@ -106,6 +100,8 @@ pub struct RetryPolicy {
 
 /// Reason of a batch that failed too often.
 pub const ATTEMPTS_EXHAUSTED: &str = "attempts_exhausted";
+/// Reason of a batch that was discarded by an operator.
+pub const DISCARDED: &str = "discarded";
 /// Times that a batch may be handed back before it is dead: with [`RELEASE_DELAY`], a rolling upgrade
 /// has about 25 minutes to bring a worker that can run it.
 const MAX_RELEASES: u32 = 100;
@@ -159,6 +155,10 @@ pub fn record_out(stored: &Stored, attempt: Attempt) -> Option<Stored> {
 /// | completed | duplicate | duplicate | duplicate |
 /// | dead, cancelled | `Complete` wins late, else duplicate | the same | unknown |
 ///
+/// A batch that was cancelled while it was pending may have been published and not recorded: its next
+/// attempt counts as current too. When its run was cancelled, what would go out again is cancelled instead.
+/// [`Verdict::Lose`] says something about an attempt that is out, and nothing about any other state.
+///
 /// A late `Complete` wins because its rows are in the sink: calling it anything else would be untrue.
 #[must_use]
 pub fn settle(stored: &Stored, outcome: &Judged, now: Timestamp) -> Change {
@@ -167,9 +167,12 @@ pub fn settle(stored: &Stored, outcome: &Judged, now: Timestamp) -> Change {
         store: None,
     };
     let newest = match stored.state {
-        State::Pending => stored.attempt.next(),
+        State::Pending | State::Cancelled => stored.attempt.next(),
         _ => stored.attempt,
     };
+    if matches!(outcome.verdict, Verdict::Lose) && stored.state == State::Pending {
+        return nothing(Effect::Stale);
+    }
     match stored.state {
         State::Completed => nothing(Effect::Duplicate),
         _ if outcome.attempt > newest => nothing(Effect::Unknown),
@@ -233,8 +236,46 @@ fn apply(stored: &Stored, verdict: &Verdict, now: Timestamp) -> Change {
                 "no worker could run it yet",
             )
         }
+        Verdict::Lose => again(
+            stored,
+            now,
+            Duration::ZERO,
+            "lost",
+            "the broker had it no more and no worker held it",
+        ),
         Verdict::Kill { reason, error } => dead(stored, now, reason, error),
     }
+}
+
+/// What cancelling its run does to a batch: pending ones are cancelled at once, those that are out become
+/// what their outcome says. Called set-wise by the ledgers, one statement for many batches.
+#[must_use]
+pub fn cancel(stored: &Stored) -> Option<Stored> {
+    (stored.state == State::Pending).then_some(Stored {
+        state: State::Cancelled,
+        ..*stored
+    })
+}
+
+/// What redriving does: a dead batch of a run that was not cancelled starts over. Its attempts go on
+/// counting, so that a late outcome of an earlier one stays recognisable.
+#[must_use]
+pub fn redrive(stored: &Stored) -> Option<Stored> {
+    (stored.state == State::Dead && !stored.called_off).then_some(Stored {
+        state: State::Pending,
+        failures: 0,
+        releases: 0,
+        ..*stored
+    })
+}
+
+/// What discarding does: a dead batch is called off, with reason [`DISCARDED`].
+#[must_use]
+pub fn discard(stored: &Stored) -> Option<Stored> {
+    (stored.state == State::Dead).then_some(Stored {
+        state: State::Cancelled,
+        ..*stored
+    })
 }
 
 fn completed(stored: &Stored, now: Timestamp) -> Update {
@@ -250,17 +291,19 @@ fn completed(stored: &Stored, now: Timestamp) -> Update {
 }
 
 fn again(stored: &Stored, now: Timestamp, delay: Duration, reason: &str, error: &str) -> Change {
+    let (effect, state, due) = if stored.called_off {
+        (Effect::Cancelled, State::Cancelled, now)
+    } else {
+        (Effect::Again, State::Pending, later(now, delay))
+    };
     let update = Update {
-        stored: Stored {
-            state: State::Pending,
-            ..*stored
-        },
-        due: later(now, delay),
+        stored: Stored { state, ..*stored },
+        due,
         reason: Some(reason.to_owned()),
         error: Some(error.to_owned()),
     };
     Change {
-        effect: Effect::Again,
+        effect,
         store: Some(update),
     }
 }
@@ -297,6 +340,7 @@ mod tests {
             attempt: Attempt::new(attempt),
             failures: 0,
             releases: 0,
+            called_off: false,
         }
     }
 
@@ -307,7 +351,7 @@ mod tests {
         }
     }
 
-    fn verdicts() -> [Verdict; 5] {
+    fn verdicts() -> [Verdict; 6] {
         [
             Verdict::Complete {
                 rows: 1,
@@ -331,6 +375,7 @@ mod tests {
                 reason: "failed".into(),
                 error: "e".into(),
             },
+            Verdict::Lose,
         ]
     }
 
@@ -338,6 +383,8 @@ mod tests {
         Judged {
             batch: BatchId::generate(),
             attempt: Attempt::new(attempt),
+            worker: None,
+            took: None,
             verdict: verdict.clone(),
         }
     }
@@ -345,24 +392,42 @@ mod tests {
     /// Every state × every verdict × an older, the current, and a never-made attempt.
     #[test]
     fn the_whole_table() {
-        use Effect::{Again, Completed, CompletedLate, Dead, Duplicate, Stale, Unknown};
-        let current = [Completed, Again, Again, Again, Dead];
-        let late = [CompletedLate, Duplicate, Duplicate, Duplicate, Duplicate];
-        let rows: [(Stored, u32, [Effect; 5]); 14] = [
-            (stored(State::Pending, 1), 1, [Stale; 5]),
-            (stored(State::Pending, 1), 2, current),
-            (stored(State::Pending, 1), 3, [Unknown; 5]),
-            (stored(State::Out, 2), 1, [Stale; 5]),
+        use Effect::{Again, Cancelled, Completed, CompletedLate, Dead, Duplicate, Stale, Unknown};
+        let current = [Completed, Again, Again, Again, Dead, Again];
+        let overtaking = [Completed, Again, Again, Again, Dead, Stale];
+        let unneeded = [Completed, Cancelled, Cancelled, Cancelled, Dead, Cancelled];
+        let late = [
+            CompletedLate,
+            Duplicate,
+            Duplicate,
+            Duplicate,
+            Duplicate,
+            Duplicate,
+        ];
+        let unknown_but_lost = [Unknown, Unknown, Unknown, Unknown, Unknown, Stale];
+        let called_off = |stored| Stored {
+            called_off: true,
+            ..stored
+        };
+        let rows: [(Stored, u32, [Effect; 6]); 18] = [
+            (stored(State::Pending, 1), 1, [Stale; 6]),
+            (stored(State::Pending, 1), 2, overtaking),
+            (stored(State::Pending, 1), 3, unknown_but_lost),
+            (stored(State::Out, 2), 1, [Stale; 6]),
             (stored(State::Out, 2), 2, current),
-            (stored(State::Out, 2), 3, [Unknown; 5]),
-            (stored(State::Completed, 2), 1, [Duplicate; 5]),
-            (stored(State::Completed, 2), 2, [Duplicate; 5]),
-            (stored(State::Completed, 2), 3, [Duplicate; 5]),
+            (called_off(stored(State::Out, 2)), 1, [Stale; 6]),
+            (called_off(stored(State::Out, 2)), 2, unneeded),
+            (stored(State::Out, 2), 3, [Unknown; 6]),
+            (stored(State::Completed, 2), 1, [Duplicate; 6]),
+            (stored(State::Completed, 2), 2, [Duplicate; 6]),
+            (stored(State::Completed, 2), 3, [Duplicate; 6]),
             (stored(State::Dead, 2), 1, late),
             (stored(State::Dead, 2), 2, late),
-            (stored(State::Dead, 2), 3, [Unknown; 5]),
+            (stored(State::Dead, 2), 3, [Unknown; 6]),
+            (stored(State::Cancelled, 2), 1, late),
             (stored(State::Cancelled, 2), 2, late),
-            (stored(State::Cancelled, 2), 3, [Unknown; 5]),
+            (stored(State::Cancelled, 2), 3, late),
+            (stored(State::Cancelled, 2), 4, [Unknown; 6]),
         ];
         for (stored, attempt, expected) in rows {
             let effects =
@@ -418,6 +483,34 @@ mod tests {
     }
 
     #[test]
+    fn operators_change_only_what_they_may() {
+        for state in [
+            State::Pending,
+            State::Out,
+            State::Completed,
+            State::Dead,
+            State::Cancelled,
+        ] {
+            let worn = Stored {
+                failures: 3,
+                releases: 2,
+                ..stored(state, 4)
+            };
+            let to = |state| Some(Stored { state, ..worn });
+            let fresh = Some(stored(State::Pending, 4));
+            let off = Stored {
+                called_off: true,
+                ..worn
+            };
+            let (is_pending, is_dead) = (state == State::Pending, state == State::Dead);
+            assert_eq!(cancel(&worn), to(State::Cancelled).filter(|_| is_pending));
+            assert_eq!(redrive(&worn), fresh.filter(|_| is_dead), "{state:?}");
+            assert_eq!(redrive(&off), None, "{state:?}");
+            assert_eq!(discard(&worn), to(State::Cancelled).filter(|_| is_dead));
+        }
+    }
+
+    #[test]
     fn attempts_end_in_a_visible_dead_state() {
         let retry = &verdicts()[1];
         let mut batch = stored(State::Out, 1);
@@ -436,7 +529,7 @@ mod tests {
 
     #[test]
     fn holding_burns_nothing_and_releasing_ends_some_day() {
-        let [_, _, hold, release, _] = verdicts();
+        let [_, _, hold, release, ..] = verdicts();
         let update = settle(&stored(State::Out, 1), &judged(1, &hold), NOW)
             .store
             .unwrap();

@@ -50,10 +50,12 @@ pub async fn check(
     declarer.queues(queues).await
 }
 
-/// Declares a queue that lives and dies with this connection, bound to a fanout exchange.
+/// Declares a queue that lives and dies with this connection and binds it with each of the routing keys
+/// (a fanout exchange needs one, and does not look at it).
 pub async fn declare_own_queue(
     connection: &Connection,
     exchange: &'static str,
+    routing_keys: &[String],
     name: &str,
     answer_timeout: Duration,
 ) -> Result<(), BrokerError> {
@@ -69,16 +71,19 @@ pub async fn declare_own_queue(
     declarer
         .answered(&format!("queue {name}"), declaring)
         .await?;
-    let binding = declarer.channel.queue_bind(
-        name.into(),
-        exchange.into(),
-        "".into(),
-        QueueBindOptions::default(),
-        FieldTable::default(),
-    );
-    declarer
-        .answered(&format!("binding queue {name} to {exchange}"), binding)
-        .await
+    for routing_key in routing_keys {
+        let binding = declarer.channel.queue_bind(
+            name.into(),
+            exchange.into(),
+            routing_key.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        declarer
+            .answered(&format!("binding queue {name} to {exchange}"), binding)
+            .await?;
+    }
+    Ok(())
 }
 
 struct Declarer {

@@ -91,6 +91,7 @@ impl Cells<'_> {
             attempt: Attempt::new(self.small_count("attempt")?),
             failures: self.small_count("failures")?,
             releases: self.small_count("releases")?,
+            called_off: false,
         })
     }
 

@@ -206,6 +206,7 @@ async fn write_batches(
             attempt,
             failures,
             releases,
+            called_off: _,
         } = update.stored;
         let due = update.due.as_millisecond();
         // Writing to a String cannot fail.
