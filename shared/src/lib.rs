@@ -2,7 +2,7 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`], [`net`]).
 
 pub mod backoff;
 pub mod batch;
@@ -13,6 +13,7 @@ pub mod exit;
 pub mod id;
 pub mod lifecycle;
 pub mod name;
+pub mod net;
 pub mod outcome;
 pub mod payload;
 pub mod presence;
