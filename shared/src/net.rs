@@ -4,6 +4,7 @@
 //! What is public the standard library knows (`IpAddr::is_global`), but not in stable Rust; this follows the
 //! same registries (IANA, special-purpose addresses), and errs towards private.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,7 +12,7 @@ use url::{Host, Url};
 
 /// Networks of IPv4 that are not everybody's: first address and bits.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 14] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -47,6 +48,30 @@ const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 9
 #[error("{0} is a private address")]
 pub struct PrivateAddress(pub IpAddr);
 
+/// Why a name leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// It has no address, or cannot be asked about now.
+    #[error(transparent)]
+    Lookup(#[from] io::Error),
+    /// It has private addresses alone.
+    #[error(transparent)]
+    Private(#[from] PrivateAddress),
+}
+
+/// The private address that a call was refused for, if that is why it failed: HTTP clients wrap what their
+/// resolver says.
+#[must_use]
+pub fn refused_address(error: &(dyn Error + 'static)) -> Option<PrivateAddress> {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes
+        .filter_map(|error| error.downcast_ref::<ResolveError>())
+        .find_map(|error| match error {
+            ResolveError::Private(address) => Some(*address),
+            ResolveError::Lookup(_) => None,
+        })
+}
+
 /// Which addresses may be called.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -79,9 +104,8 @@ impl Addresses {
         }
     }
 
-    /// The addresses of a name that may be called, with port 0. An error that wraps a [`PrivateAddress`] when
-    /// there are only others.
-    pub async fn resolve(self, name: &str) -> io::Result<Vec<SocketAddr>> {
+    /// The addresses of a name that may be called, with port 0.
+    pub async fn resolve(self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let mut refused = None;
         let mut allowed = Vec::new();
         for address in tokio::net::lookup_host((name, 0)).await? {
@@ -91,7 +115,7 @@ impl Addresses {
             }
         }
         match refused {
-            Some(private) if allowed.is_empty() => Err(io::Error::other(private)),
+            Some(private) if allowed.is_empty() => Err(private.into()),
             _ => Ok(allowed),
         }
     }
@@ -218,8 +242,8 @@ mod tests {
     async fn a_name_with_private_addresses_alone_is_refused() {
         let public_only = Addresses::allowing_private(false);
         let error = public_only.resolve("localhost").await.unwrap_err();
-        let inner = error.get_ref().unwrap();
-        assert!(inner.downcast_ref::<PrivateAddress>().is_some(), "{error}");
+        assert!(matches!(error, ResolveError::Private(_)), "{error}");
+        assert!(refused_address(&error).is_some());
         let all = Addresses::allowing_private(true).resolve("localhost").await;
         assert!(
             all.unwrap()

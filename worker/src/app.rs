@@ -102,6 +102,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         "worker starts"
     );
     let queues = registry.names().count() * usize::from(config.lanes);
+    let (handlers, stopping) = (registry.clone(), lifecycle.stopping());
     let consume = ConsumeStage {
         connector,
         publishing,
@@ -122,6 +123,10 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("consume", async move {
         let consumed = consume.run().await;
+        tokio::select! {
+            () = handlers.close() => {}
+            () = stopping.cancelled() => {}
+        }
         leaving.cancel();
         consumed
     });
@@ -158,7 +163,7 @@ fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Reg
     let mut registry = Registry::default();
     for (name, pipeline) in config.served_pipelines() {
         let handler: Arc<dyn AnyHandler> = match pipeline.handler {
-            HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline)?),
+            HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots)?),
             HandlerKind::Noop => Arc::new(Noop),
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),

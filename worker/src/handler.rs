@@ -20,6 +20,10 @@ pub trait Handler: Send + Sync + 'static {
     /// Does the work. It may be called more than once for the same batch (a worker died, an attempt was
     /// retried); what it *returns* takes effect once, so it should have no other effects, or harmless ones.
     async fn handle(&self, input: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError>;
+
+    /// Ends what is kept from batch to batch, such as connections and processes. Called once, when the worker
+    /// takes no more batches; it has what is left of the drain timeout.
+    async fn close(&self) {}
 }
 
 /// What a handler knows about the batch it works on.

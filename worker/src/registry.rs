@@ -14,6 +14,9 @@ use crate::handler::{BatchContext, Handler, HandlerError, Output};
 pub trait AnyHandler: Send + Sync + 'static {
     /// Parses the payload and does the work.
     async fn handle(&self, ctx: &BatchContext) -> Result<Output, HandlerError>;
+
+    /// Ends what it keeps from batch to batch.
+    async fn close(&self);
 }
 
 #[async_trait]
@@ -26,6 +29,10 @@ impl<H: Handler> AnyHandler for H {
             )
         })?;
         Handler::handle(self, input, ctx).await
+    }
+
+    async fn close(&self) {
+        Handler::close(self).await;
     }
 }
 
@@ -56,6 +63,12 @@ impl Registry {
     #[must_use]
     pub fn get(&self, name: &PipelineName) -> Option<&Served> {
         self.pipelines.get(name)
+    }
+
+    /// Ends what the handlers keep, all at once.
+    pub async fn close(&self) {
+        let handlers = self.pipelines.values().map(|served| served.handler.close());
+        futures::future::join_all(handlers).await;
     }
 
     /// All names, in order.

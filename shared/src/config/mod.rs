@@ -6,9 +6,11 @@
 
 mod broker;
 mod error;
+mod exec;
 mod pipeline;
 mod search_console;
 mod sections;
+mod size;
 mod span;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,11 @@ use serde::Deserialize;
 
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use exec::ExecMode;
 pub use pipeline::{HandlerKind, PipelineConfig};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
+pub use size::Size;
 pub use span::Span;
 
 use crate::name::PipelineName;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Span};
+use super::{ConfigError, ExecMode, Size, Span};
 use crate::backoff::Backoff;
 use crate::name::PipelineName;
 
@@ -16,6 +16,24 @@ pub struct PipelineConfig {
     pub command: Vec<String>,
     /// `exec`: names of environment variables that the command gets besides `PATH`, `HOME`, `LANG`, `TMPDIR`.
     pub environment: Vec<String>,
+    /// `exec`: whether a process serves one batch or many. Default `batch`.
+    pub mode: ExecMode,
+    /// `exec` in `lines` mode: most processes of one worker (1–1024). They are started when they are needed
+    /// and kept. Default: as many as the worker has slots; with fewer, batches wait in their slots for one.
+    pub processes: Option<u32>,
+    /// `exec` in `lines` mode: after so many batches a process is ended and another one started, for commands
+    /// that grow. Default: never.
+    pub batches_per_process: Option<u32>,
+    /// `exec` in `lines` mode: how long a process may take to become ready. Default 1 min.
+    pub start_timeout: Span,
+    /// `exec`: most address space of each process, such as `"512MiB"`: what it allocates beyond fails. Libraries
+    /// reserve more than they use, so leave room. Default: no limit. Linux only.
+    pub memory_limit: Option<Size>,
+    /// `exec`: most CPU time of each process in one batch, in whole seconds; beyond, it gets SIGXCPU.
+    /// Default: no limit but the deadline. Linux only.
+    pub cpu_limit: Option<Span>,
+    /// `exec`: whether programs such as `sudo` may get more privileges than the worker has. Default `false`.
+    pub allow_new_privileges: bool,
     /// Longest run time of one attempt; after it the handler is stopped and the attempt counts as failed.
     /// Default 5 min, at most 25 min: RabbitMQ takes a delivery back after 30 min by default.
     pub deadline: Span,
@@ -60,6 +78,13 @@ impl Default for PipelineConfig {
             handler: HandlerKind::default(),
             command: Vec::new(),
             environment: Vec::new(),
+            mode: ExecMode::default(),
+            processes: None,
+            batches_per_process: None,
+            start_timeout: Span::seconds(60),
+            memory_limit: None,
+            cpu_limit: None,
+            allow_new_privileges: false,
             deadline: Span::seconds(5 * 60),
             max_attempts: 5,
             retry_base: Span::seconds(1),
@@ -93,12 +118,7 @@ impl PipelineConfig {
                 problem,
             ))
         };
-        if self.handler == HandlerKind::Exec && self.command.is_empty() {
-            return wrong(
-                "command",
-                "is missing: name the program, such as command = [\"python3\", \"work.py\"]".into(),
-            );
-        }
+        self.check_exec(name)?;
         if self.deadline > Self::MAX_DEADLINE {
             return wrong(
                 "deadline",

@@ -29,6 +29,7 @@ fn unknown_keys_are_named_with_a_suggestion() {
 
 #[test]
 fn wrong_values_say_what_would_be_right() {
+    let exec = |more: &str| format!("[pipelines.x]\ncommand = [\"true\"]\n{more}");
     let cases = [
         ("lanes = 0", "lanes"),
         ("[broker]\nurl = \"http://x\"", "amqp://"),
@@ -43,6 +44,11 @@ fn wrong_values_say_what_would_be_right() {
         ("[worker]\npipelines = [\"nope\"]", "not configured"),
         ("[ledger]\nurl = \"mysql://x\"", "sqlite://"),
         ("[pipelines.hashes]\nhandler = \"exec\"", "command"),
+        (&exec("processes = 2"), "mode = \"lines\""),
+        (&exec("mode = \"lines\"\nprocesses = 0"), "1 to 1024"),
+        (&exec("batches_per_process = 9"), "mode = \"lines\""),
+        (&exec("cpu_limit = \"1ms\""), "at least 1s"),
+        (&exec("memory_limit = \"1MB\""), "512MiB"),
         (
             "[pipelines.x]\nhandler = \"noop\"\nwindow_min = 5\nwindow_max = 4",
             "window_min <= window_max",
@@ -60,6 +66,7 @@ fn wrong_values_say_what_would_be_right() {
     for (toml, expected) in cases {
         let problem = problem(toml);
         assert!(problem.contains(expected), "{toml}: {problem}");
+        assert!(!problem.contains("hunter2"), "{problem}");
     }
 }
 

@@ -2,3 +2,6 @@
 
 pub mod exec;
 pub mod noop;
+mod rows;
+mod stop;
+mod wire;

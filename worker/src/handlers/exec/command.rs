@@ -1,4 +1,4 @@
-//! What is started for each batch: found and checked once, when the worker starts.
+//! What is started: found and checked once, when the worker starts.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -83,16 +83,23 @@ impl CommandTemplate {
 
     /// The command for one batch.
     pub(super) fn for_batch(&self, batch: &Batch) -> Command {
+        let mut command = self.for_pipeline(&batch.pipeline);
+        command
+            .env("TIDEGATE_BATCH", batch.id.to_string())
+            .env("TIDEGATE_RUN", batch.run.to_string())
+            .env("TIDEGATE_KEY", batch.key.as_str())
+            .env("TIDEGATE_ATTEMPT", batch.attempt.to_string());
+        command
+    }
+
+    /// The command for any number of them.
+    pub(super) fn for_pipeline(&self, pipeline: &PipelineName) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("TIDEGATE_BATCH", batch.id.to_string())
-            .env("TIDEGATE_RUN", batch.run.to_string())
-            .env("TIDEGATE_PIPELINE", batch.pipeline.as_str())
-            .env("TIDEGATE_KEY", batch.key.as_str())
-            .env("TIDEGATE_ATTEMPT", batch.attempt.to_string());
+            .env("TIDEGATE_PIPELINE", pipeline.as_str());
         command
     }
 }

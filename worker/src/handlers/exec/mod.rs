@@ -1,44 +1,50 @@
-//! `handler = "exec"`: a batch is one run of a command.
+//! `handler = "exec"`: a batch is the work of a command.
+//!
+//! With `mode = "batch"`, the default, it is one run of it:
 //!
 //! - **stdin** gets the payload as JSON on one line, then end of file. Not reading it is fine.
-//! - **stdout** is the rows: NDJSON, one JSON document a line, blank lines ignored ([`rows`] has the limits).
+//! - **stdout** is the rows: NDJSON, one JSON document a line, blank lines ignored ([`super::rows`] has the limits).
 //! - **The exit code** says what becomes of the batch ([`verdict`] has the table); rows count with 0 only.
+//!
+//! With `mode = "lines"` a process serves batch after batch: [`lines`] has the protocol.
+//!
+//! In both:
+//!
 //! - **stderr** is for people: its end goes into the batch's error.
 //! - **The environment** is empty but for `PATH`, `HOME`, `LANG`, `TMPDIR`, what `environment` in the config
-//!   names, and `TIDEGATE_BATCH`, `TIDEGATE_RUN`, `TIDEGATE_PIPELINE`, `TIDEGATE_KEY`, `TIDEGATE_ATTEMPT`.
+//!   names, and `TIDEGATE_PIPELINE`; where a process has one batch, `TIDEGATE_BATCH`, `TIDEGATE_RUN`,
+//!   `TIDEGATE_KEY`, `TIDEGATE_ATTEMPT` too.
 //! - **The process group** is the command's own. It gets SIGTERM at the deadline or when the attempt is called
 //!   off, SIGKILL [`GRACE`] later; whatever is left of it when the command exits gets SIGKILL at once.
+//! - **Limits**: [`limits`].
 //!
 //! What leaves the group (`setsid`) is out of reach; it cannot hold the batch up, though.
 
+mod batch;
 mod command;
+mod limits;
+mod lines;
 mod process;
-mod rows;
 mod tail;
 mod verdict;
 
 use std::io;
-use std::pin::pin;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
-use futures::future::FusedFuture;
 use serde_json::value::RawValue;
-use shared::config::{ConfigError, PipelineConfig, Span};
+use shared::config::{ConfigError, ExecMode, PipelineConfig, Span};
 use shared::name::PipelineName;
 use shared::outcome::printable_error;
-use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
-use tokio::time::{sleep, sleep_until, timeout};
 
+use self::batch::PerBatch;
 use self::command::CommandTemplate;
-use self::process::{Pipes, Process};
-use self::rows::{Flood, RowReader};
+use self::limits::Limits;
+use self::lines::Pool;
 use self::tail::Tail;
-use self::verdict::Verdict;
-use crate::handler::{BatchContext, Handler, HandlerError, Output, Rows};
+use super::rows::Flood;
+use super::stop::Stop;
+use crate::handler::{BatchContext, Handler, HandlerError, Output};
 
 /// Between SIGTERM and SIGKILL: enough to remove a temporary file, and little to wait for.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -48,105 +54,47 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long a killed process may take to disappear.
 const REAP: Duration = Duration::from_secs(1);
 
-/// Runs a command for each batch.
+/// Has a command do the work.
 #[derive(Debug)]
 pub struct Exec {
+    mode: Mode,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Batch(PerBatch),
+    Lines(Pool),
+}
+
+/// What is started, and what it may use.
+#[derive(Debug, Clone)]
+struct Program {
     command: CommandTemplate,
+    limits: Limits,
     deadline: Span,
 }
 
-/// How an attempt's process came to its end.
-enum Ending {
-    Exited(ExitStatus),
-    Flooded(Flood),
-    DeadlineReached,
-    CalledOff,
-}
-
-/// What happened first.
-enum Event<T> {
-    Exited(io::Result<ExitStatus>),
-    Flooded(Flood),
-    Stopped(T),
-}
-
 impl Exec {
-    /// Prepares the pipeline's command. Fails when its program cannot be found, so that a worker which could
-    /// only ruin batches does not start.
-    pub fn new(pipeline: &PipelineName, config: &PipelineConfig) -> Result<Self, ConfigError> {
-        let command = CommandTemplate::new(pipeline, config)?;
-        Ok(Self {
-            command,
+    /// Prepares the pipeline's command, for a worker that runs `slots` batches at once. Fails when its program
+    /// cannot be found, so that a worker which could only ruin batches does not start.
+    pub fn new(
+        pipeline: &PipelineName,
+        config: &PipelineConfig,
+        slots: u32,
+    ) -> Result<Self, ConfigError> {
+        let program = Program {
+            command: CommandTemplate::new(pipeline, config)?,
+            limits: Limits::new(config),
             deadline: config.deadline,
-        })
-    }
-
-    /// Runs the process until it is over, one way or another. Nothing of its group is alive after that, nor
-    /// after this future was dropped.
-    async fn conduct(
-        &self,
-        process: &mut Process,
-        payload: &str,
-        rows: &mut RowReader,
-        errors: &mut Tail,
-        ctx: &BatchContext,
-    ) -> io::Result<Ending> {
-        let Pipes {
-            stdin,
-            stdout,
-            stderr,
-        } = process.take_pipes();
-        let pump = async {
-            tokio::try_join!(feed(stdin, payload), rows.read(stdout), errors.read(stderr))
-                .map(|_| ())
         };
-        let mut pump = pin!(pump.fuse());
-
-        let ending = match first(process, &mut pump, stop_wanted(ctx)).await {
-            Event::Exited(status) => Ending::Exited(status?),
-            Event::Flooded(flood) => Ending::Flooded(flood),
-            Event::Stopped(ending) => {
-                process.terminate();
-                let _ = first(process, &mut pump, sleep(GRACE)).await;
-                ending
+        let mode = match config.mode {
+            ExecMode::Batch => Mode::Batch(PerBatch { program }),
+            ExecMode::Lines => {
+                let processes = config.processes.unwrap_or(slots);
+                Mode::Lines(Pool::new(pipeline, program, processes, config))
             }
         };
-        process.kill();
-        if let Ending::Exited(_) = ending {
-            if !pump.is_terminated()
-                && let Ok(Err(flood)) = timeout(DRAIN, pump).await
-            {
-                return Ok(Ending::Flooded(flood));
-            }
-        } else {
-            let _ = timeout(REAP, process.wait()).await;
-        }
-        Ok(ending)
-    }
-
-    fn judge(&self, ending: &Ending, rows: RowReader) -> Result<Vec<Box<RawValue>>, HandlerError> {
-        match ending {
-            Ending::Exited(status) => match verdict::judge(*status) {
-                Verdict::Completed => rows
-                    .into_rows()
-                    .map_err(|problem| HandlerError::fail("bad_output", problem)),
-                Verdict::Retry(error) => Err(HandlerError::retry(error)),
-                Verdict::Fail(reason, error) => Err(HandlerError::fail(reason, error)),
-            },
-            Ending::Flooded(flood) => {
-                Err(HandlerError::fail("output_too_large", flood.to_string()))
-            }
-            Ending::DeadlineReached => {
-                let error = format!(
-                    "the command was stopped at the deadline, after {}",
-                    self.deadline
-                );
-                Err(HandlerError::retry(error))
-            }
-            Ending::CalledOff => Err(HandlerError::retry(
-                "the command was stopped: the attempt was called off",
-            )),
-        }
+        Ok(Self { mode })
     }
 }
 
@@ -154,65 +102,42 @@ impl Exec {
 impl Handler for Exec {
     type Input = Box<RawValue>;
 
-    async fn handle(&self, input: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError> {
-        // Another worker may have the program, or this one less to do, when it is tried again.
-        let cannot_run =
-            |error: io::Error| HandlerError::retry(format!("cannot run {}: {error}", self.command));
-        let mut process = Process::spawn(self.command.for_batch(&ctx.batch)).map_err(cannot_run)?;
-        let (mut rows, mut errors) = (RowReader::default(), Tail::default());
-        let payload = one_line(&input);
-        let ending = self
-            .conduct(&mut process, &payload, &mut rows, &mut errors, ctx)
-            .await
-            .map_err(cannot_run)?;
-        let rows = self
-            .judge(&ending, rows)
-            .map_err(|error| with_stderr(error, &errors))?;
-        Ok(Output {
-            rows: Rows::Json(rows),
-            ..Output::default()
+    async fn handle(&self, _: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError> {
+        match &self.mode {
+            Mode::Batch(per_batch) => per_batch.handle(ctx).await,
+            Mode::Lines(pool) => pool.handle(ctx).await,
+        }
+    }
+
+    async fn close(&self) {
+        match &self.mode {
+            Mode::Batch(_) => {}
+            Mode::Lines(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Program {
+    /// Another worker may have the program, or this one less to do, when it is tried again.
+    fn cannot_run(&self, error: &io::Error) -> HandlerError {
+        HandlerError::retry(format!("cannot run {}: {error}", self.command))
+    }
+
+    fn stopped(&self, stop: Stop) -> HandlerError {
+        HandlerError::retry(match stop {
+            Stop::DeadlineReached => {
+                format!(
+                    "the command was stopped at the deadline, after {}",
+                    self.deadline
+                )
+            }
+            Stop::CalledOff => "the command was stopped: the attempt was called off".to_owned(),
         })
     }
 }
 
-/// Waits until the process exits, floods, or `stop` happens; what it writes is read meanwhile.
-async fn first<T>(
-    process: &mut Process,
-    pump: &mut (impl FusedFuture<Output = Result<(), Flood>> + Unpin),
-    stop: impl Future<Output = T>,
-) -> Event<T> {
-    tokio::select! {
-        biased;
-        // When everything was read, this pattern does not match, and the others decide.
-        Err(flood) = &mut *pump, if !pump.is_terminated() => Event::Flooded(flood),
-        status = process.wait() => Event::Exited(status),
-        stopped = stop => Event::Stopped(stopped),
-    }
-}
-
-async fn stop_wanted(ctx: &BatchContext) -> Ending {
-    tokio::select! {
-        () = ctx.cancelled.cancelled() => {
-            let late = std::time::Instant::now() >= ctx.deadline;
-            if late { Ending::DeadlineReached } else { Ending::CalledOff }
-        }
-        () = sleep_until(ctx.deadline.into()) => Ending::DeadlineReached,
-    }
-}
-
-/// Writes the payload and closes stdin. A command need not read it, so a broken pipe is no error.
-async fn feed(mut stdin: ChildStdin, payload: &str) -> Result<(), Flood> {
-    for part in [payload, "\n"] {
-        if stdin.write_all(part.as_bytes()).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// In valid JSON, a bare line break is only ever white space.
-fn one_line(payload: &RawValue) -> String {
-    payload.get().replace(['\n', '\r'], " ")
+fn too_large(flood: Flood) -> HandlerError {
+    HandlerError::fail("output_too_large", flood.to_string())
 }
 
 /// Adds what the command said itself.

@@ -6,11 +6,16 @@ use std::process::{ExitStatus, Stdio};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::limits::Limits;
+use super::{GRACE, REAP};
 
 /// A running command and everything that it starts within its group.
 #[derive(Debug)]
 pub(super) struct Process {
     leader: Child,
+    limits: Limits,
     /// Gone once the group was killed: from then on its number may be another group's.
     group: Option<Pid>,
 }
@@ -23,17 +28,18 @@ pub(super) struct Pipes {
 }
 
 impl Process {
-    pub(super) fn spawn(mut command: Command) -> io::Result<Self> {
-        let leader = command
+    pub(super) fn spawn(mut command: Command, limits: Limits) -> io::Result<Self> {
+        command
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        let leader = limits.spawn(&mut command)?;
         let pid = leader.id().and_then(|pid| i32::try_from(pid).ok());
         Ok(Self {
             leader,
+            limits,
             group: pid.map(Pid::from_raw),
         })
     }
@@ -53,6 +59,24 @@ impl Process {
     /// group is left does its number certainly belong to it.
     pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.leader.wait().await
+    }
+
+    /// How the command has ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.leader.try_wait().ok().flatten()
+    }
+
+    /// Lets it use CPU time for one more batch.
+    pub(super) fn grant_cpu(&self) -> io::Result<()> {
+        self.limits.grant_cpu(&self.leader)
+    }
+
+    /// Ends the whole group: asks first, and does not ask again after [`GRACE`].
+    pub(super) async fn stop(&mut self) {
+        self.terminate();
+        let _ = timeout(GRACE, self.wait()).await;
+        self.kill();
+        let _ = timeout(REAP, self.wait()).await;
     }
 
     /// Asks the whole group to end.

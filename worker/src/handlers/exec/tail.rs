@@ -3,7 +3,7 @@
 use shared::outcome::MAX_ERROR_BYTES;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::rows::Flood;
+use crate::handlers::rows::Flood;
 
 /// How much is kept: an error text less what is said in front of it.
 const KEPT_BYTES: usize = MAX_ERROR_BYTES - 512;
@@ -11,7 +11,7 @@ const KEPT_BYTES: usize = MAX_ERROR_BYTES - 512;
 const READ_BYTES: usize = 16 * 1024;
 
 /// Keeps the last bytes of what it reads.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tail {
     kept: Vec<u8>,
 }
@@ -26,10 +26,15 @@ impl Tail {
         Ok(())
     }
 
-    fn push(&mut self, piece: &[u8]) {
+    pub(super) fn push(&mut self, piece: &[u8]) {
         self.kept.extend_from_slice(piece);
         let excess = self.kept.len().saturating_sub(KEPT_BYTES);
         self.kept.drain(..excess);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
     }
 
     /// What is kept, as text.

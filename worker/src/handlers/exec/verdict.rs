@@ -13,6 +13,8 @@ use std::process::ExitStatus;
 
 use nix::sys::signal::Signal;
 
+use crate::handler::HandlerError;
+
 /// What shells add to a signal's number.
 const SHELL_SIGNAL_BASE: i32 = 128;
 
@@ -24,6 +26,17 @@ pub(super) enum Verdict {
     Retry(String),
     /// With the reason in one word, and what to tell.
     Fail(&'static str, String),
+}
+
+impl Verdict {
+    /// What is reported when the batch is not done; an end that only completed batches may have is odd.
+    pub(super) fn into_error(self) -> HandlerError {
+        match self {
+            Self::Completed => HandlerError::retry("the command ended before its batch did"),
+            Self::Retry(error) => HandlerError::retry(error),
+            Self::Fail(reason, error) => HandlerError::fail(reason, error),
+        }
+    }
 }
 
 pub(super) fn judge(status: ExitStatus) -> Verdict {
@@ -57,6 +70,7 @@ pub(super) fn judge(status: ExitStatus) -> Verdict {
 fn signal(number: i32) -> String {
     match Signal::try_from(number) {
         Ok(Signal::SIGKILL) => "SIGKILL (probably out of memory)".to_owned(),
+        Ok(Signal::SIGXCPU) => "SIGXCPU (over its cpu_limit)".to_owned(),
         Ok(signal) => signal.as_str().to_owned(),
         Err(_) => format!("signal {number}"),
     }

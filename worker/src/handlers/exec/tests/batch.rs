@@ -1,101 +1,10 @@
-//! Real processes. Whoever must be gone writes its number into a file first, so that one can look.
-
-use std::path::Path;
-use std::time::Instant;
-
-use shared::batch::Batch;
-use shared::id::{BatchId, RunId};
-use shared::name::{Attempt, Key};
-use tokio_util::sync::CancellationToken;
+//! One process a batch.
 
 use super::*;
-
-/// A deadline that a passing test never reaches.
-const NEVER: Duration = Duration::from_mins(1);
-
-fn exec(command: &[&str], environment: &[&str]) -> Exec {
-    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-    let config = PipelineConfig {
-        command: texts(command),
-        environment: texts(environment),
-        ..PipelineConfig::default()
-    };
-    Exec::new(&PipelineName::new("hashes").unwrap(), &config).unwrap()
-}
-
-fn context(payload: &str, deadline: Duration) -> BatchContext {
-    let batch = Batch {
-        id: BatchId::generate(),
-        run: RunId::generate(),
-        pipeline: PipelineName::new("hashes").unwrap(),
-        key: Key::new("tenant ä").unwrap(),
-        attempt: Attempt::new(3),
-        payload: RawValue::from_string(payload.to_owned()).unwrap(),
-    };
-    BatchContext {
-        batch,
-        deadline: Instant::now() + deadline,
-        cancelled: CancellationToken::new(),
-    }
-}
-
-async fn handle(exec: &Exec, ctx: &BatchContext) -> Result<Vec<String>, HandlerError> {
-    let output = exec.handle(ctx.batch.payload.clone(), ctx).await?;
-    match output.rows {
-        Rows::Json(rows) => Ok(rows.iter().map(|row| row.get().to_owned()).collect()),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// Runs a shell script on a payload.
 async fn sh(script: &str, payload: &str) -> Result<Vec<String>, HandlerError> {
     handle(&exec(&["sh", "-c", script], &[]), &context(payload, NEVER)).await
-}
-
-#[track_caller]
-fn failed(result: Result<Vec<String>, HandlerError>, expected: &str) -> String {
-    match result {
-        Err(HandlerError::Fail { reason, error }) => {
-            assert_eq!(reason, expected, "{error}");
-            error
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn retried(result: Result<Vec<String>, HandlerError>) -> String {
-    match result {
-        Err(HandlerError::Retry { error, after: None }) => error,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Waits until `condition` holds.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{what} never happened"
-        );
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn number_in(file: &Path) -> Option<i32> {
-    std::fs::read_to_string(file)
-        .ok()?
-        .strip_suffix('\n')?
-        .parse()
-        .ok()
-}
-
-/// Whether a process runs. A zombie that nobody fetched does not.
-fn runs(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
-    !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
 /// A script whose child ignores SIGTERM, and the files with the numbers of both.
@@ -152,7 +61,7 @@ async fn output_that_is_no_rows_fails_the_batch_unless_the_exit_code_says_otherw
         "bad_output",
     );
     assert!(
-        error.contains("line 2 of stdout") && error.ends_with("stderr: why"),
+        error.contains("line 2 of the output") && error.ends_with("stderr: why"),
         "{error}"
     );
     failed(sh("printf '{\"half\":'", "[]").await, "bad_output");
@@ -165,7 +74,7 @@ async fn output_that_is_no_rows_fails_the_batch_unless_the_exit_code_says_otherw
 async fn a_flood_is_cut_off() {
     let start = Instant::now();
     let error = failed(sh("yes | tr -d '\\n'", "[]").await, "output_too_large");
-    assert!(error.contains("line 1 of stdout"), "{error}");
+    assert!(error.contains("line 1 of the output"), "{error}");
     let error = failed(sh("yes 1", "[]").await, "output_too_large");
     assert!(error.contains("100000 rows"), "{error}");
     let error = failed(sh("yes ''", "[]").await, "output_too_large");
@@ -207,7 +116,10 @@ async fn the_environment_is_what_was_agreed() {
     // Cargo sets these for the test, as a deployment sets secrets for a worker.
     let exec = exec(&["env"], &["CARGO_PKG_NAME", "NOT_SET_ANYWHERE"]);
     let ctx = context("[]", NEVER);
-    let mut command = exec.command.for_batch(&ctx.batch);
+    let Mode::Batch(per_batch) = &exec.mode else {
+        panic!("a process a batch is the default");
+    };
+    let mut command = per_batch.program.command.for_batch(&ctx.batch);
     let output = command.output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mut names: Vec<&str> = text

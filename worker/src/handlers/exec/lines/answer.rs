@@ -1,0 +1,211 @@
+//! What a process writes about one batch, line by line.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::id::BatchId;
+use shared::outcome::{FollowUp, Statistics};
+use shared::payload::{check_json, contains_nul};
+
+use crate::handler::{HandlerError, Output, Rows};
+use crate::handlers::rows::{Accepted, Flood, Lines};
+use crate::handlers::wire::{check_statistics, delay, throttle};
+
+/// One line.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    /// It can work, and speaks this version of the protocol.
+    Ready(u32),
+    Row(Box<RawValue>),
+    FollowUp(FollowUp),
+    Completed {
+        batch: BatchId,
+        /// How many rows came before.
+        rows: Option<usize>,
+        #[serde(default)]
+        statistics: Statistics,
+    },
+    Retry {
+        batch: BatchId,
+        error: String,
+        after_ms: Option<u64>,
+    },
+    Throttled {
+        batch: BatchId,
+        reason: String,
+        after_ms: u64,
+    },
+    Failed {
+        batch: BatchId,
+        error: String,
+    },
+}
+
+impl Word {
+    /// Reads a line, or says what is wrong with it.
+    pub(super) fn read(line: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
+        let word = serde_json::from_str(text).map_err(|error| {
+            // There is only ever one line.
+            let error = error.to_string();
+            let reason = error.split(" at line ").next().unwrap_or(&error);
+            format!("is none of the protocol's: {reason}")
+        })?;
+        match &word {
+            Self::Row(row) => check_json(row.get()).map_err(|error| error.to_string())?,
+            Self::Completed { statistics, .. } => check_statistics(statistics)?,
+            // Follow-ups are checked as payloads are, when the batch is committed.
+            _ if contains_nul(text) => return Err("contains a NUL character".to_owned()),
+            _ => {}
+        }
+        Ok(word)
+    }
+}
+
+/// What a process has said about a batch so far.
+#[derive(Debug)]
+pub(super) struct Answer {
+    batch: BatchId,
+    lines: Lines,
+    said: Said,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    accepted: Accepted,
+    follow_ups: Vec<FollowUp>,
+    end: Option<End>,
+    /// It speaks of something else: what it says next cannot be trusted either.
+    astray: Option<&'static str>,
+}
+
+/// How it ended the batch.
+#[derive(Debug)]
+enum End {
+    Completed {
+        rows: Option<usize>,
+        statistics: Statistics,
+    },
+    Not(HandlerError),
+}
+
+impl Answer {
+    pub(super) fn about(batch: BatchId) -> Self {
+        Self {
+            batch,
+            lines: Lines::default(),
+            said: Said::default(),
+        }
+    }
+
+    /// Takes a piece of output. Whether the answer is complete, or will never be.
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<bool, Flood> {
+        let said = &mut self.said;
+        self.lines
+            .push(piece, |number, line| said.hear(self.batch, number, line))?;
+        if said.end.is_some() && self.lines.is_within_line() {
+            said.astray.get_or_insert(SPOKE_ON);
+        }
+        Ok(said.end.is_some() || said.astray.is_some())
+    }
+
+    /// Whether the process can be given another batch.
+    pub(super) fn is_clean(&self) -> bool {
+        self.said.end.is_some() && self.said.astray.is_none()
+    }
+
+    /// What becomes of the batch.
+    pub(super) fn into_result(self) -> Result<Output, HandlerError> {
+        let Said {
+            accepted,
+            follow_ups,
+            end,
+            astray,
+        } = self.said;
+        if let Some(astray) = astray {
+            return Err(HandlerError::retry(astray));
+        }
+        let (expected, statistics) = match end {
+            Some(End::Completed { rows, statistics }) => (rows, statistics),
+            Some(End::Not(error)) => return Err(error),
+            None => return Err(HandlerError::retry("the command ended no batch")),
+        };
+        let rows = accepted
+            .into_rows()
+            .map_err(|problem| HandlerError::fail("bad_output", problem))?;
+        match expected {
+            Some(expected) if expected != rows.len() => Err(HandlerError::fail(
+                "bad_output",
+                format!(
+                    "the command counted {expected} rows and wrote {}",
+                    rows.len()
+                ),
+            )),
+            _ => Ok(Output {
+                rows: Rows::Json(rows),
+                follow_ups,
+                statistics,
+            }),
+        }
+    }
+}
+
+const SPOKE_ON: &str = "the command went on after it had ended the batch";
+const OTHER_BATCH: &str = "the command ended another batch than the one it had";
+
+impl Said {
+    fn hear(&mut self, ours: BatchId, number: usize, line: &[u8]) -> Result<(), Flood> {
+        if self.end.is_some() {
+            self.astray.get_or_insert(SPOKE_ON);
+            return Ok(());
+        }
+        let (batch, end) = match Word::read(line) {
+            Ok(Word::Row(row)) => return self.accepted.push(row),
+            Ok(Word::FollowUp(follow_up)) => {
+                self.follow_ups.push(follow_up);
+                return Ok(());
+            }
+            Ok(Word::Ready(_)) => {
+                self.accepted
+                    .object(number, "says ready in the middle of a batch");
+                return Ok(());
+            }
+            Err(problem) => {
+                self.accepted.object(number, &problem);
+                return Ok(());
+            }
+            Ok(Word::Completed {
+                batch,
+                rows,
+                statistics,
+            }) => (batch, End::Completed { rows, statistics }),
+            Ok(Word::Retry {
+                batch,
+                error,
+                after_ms,
+            }) => {
+                let after = after_ms.map(|after| delay(Duration::from_millis(after)));
+                (batch, End::Not(HandlerError::Retry { error, after }))
+            }
+            Ok(Word::Throttled {
+                batch,
+                reason,
+                after_ms,
+            }) => {
+                let after = throttle(Duration::from_millis(after_ms));
+                (batch, End::Not(HandlerError::Throttled { reason, after }))
+            }
+            Ok(Word::Failed { batch, error }) => {
+                (batch, End::Not(HandlerError::fail("rejected", error)))
+            }
+        };
+        if batch == ours {
+            self.end = Some(end);
+        } else {
+            self.astray = Some(OTHER_BATCH);
+        }
+        Ok(())
+    }
+}

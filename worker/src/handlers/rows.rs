@@ -1,0 +1,256 @@
+//! NDJSON → rows, within limits. Reaching one is final for the batch; a bad line is only remembered, because
+//! whoever wrote it may still say something better about why it is broken.
+
+use serde_json::value::RawValue;
+use shared::payload::check_json;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Most bytes of output.
+pub(super) const MAX_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Most bytes in a line, and so in a row.
+pub(super) const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// Most rows: they are written in one transaction.
+pub(super) const MAX_ROWS: usize = 100_000;
+/// How much is read at a time.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// More output than a batch may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Flood {
+    #[error("the output has more than {MAX_OUTPUT_BYTES} bytes: make batches smaller")]
+    Bytes,
+    #[error(
+        "line {0} of the output has more than {MAX_LINE_BYTES} bytes: a row is one JSON document on one line"
+    )]
+    Line(usize),
+    #[error("the output has more than {MAX_ROWS} rows: make batches smaller")]
+    Rows,
+}
+
+/// Cuts pieces of output into lines.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+    ended: usize,
+    bytes: usize,
+}
+
+impl Lines {
+    /// Hands each line that ends in this piece to `take`, with its number and without blanks around it. Blank
+    /// lines are counted alone.
+    pub(super) fn push(
+        &mut self,
+        mut piece: &[u8],
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), Flood>,
+    ) -> Result<(), Flood> {
+        self.bytes += piece.len();
+        if self.bytes > MAX_OUTPUT_BYTES {
+            return Err(Flood::Bytes);
+        }
+        while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
+            self.extend(&piece[..end])?;
+            self.end(&mut take)?;
+            piece = &piece[end + 1..];
+        }
+        self.extend(piece)
+    }
+
+    /// The end of the output ends its last line.
+    pub(super) fn end(
+        &mut self,
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), Flood>,
+    ) -> Result<(), Flood> {
+        self.ended += 1;
+        let line = self.line.trim_ascii();
+        if !line.is_empty() {
+            take(self.ended, line)?;
+        }
+        self.line.clear();
+        Ok(())
+    }
+
+    /// Whether a line has begun.
+    pub(super) fn is_within_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    fn extend(&mut self, piece: &[u8]) -> Result<(), Flood> {
+        if self.line.len() + piece.len() > MAX_LINE_BYTES {
+            return Err(Flood::Line(self.ended + 1));
+        }
+        self.line.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+/// Rows that are accepted so far.
+#[derive(Debug, Default)]
+pub(super) struct Accepted {
+    rows: Vec<Box<RawValue>>,
+    /// What is wrong with the first bad line.
+    problem: Option<String>,
+}
+
+impl Accepted {
+    /// Takes a row, unless a line before it was bad.
+    pub(super) fn push(&mut self, row: Box<RawValue>) -> Result<(), Flood> {
+        match self.problem {
+            Some(_) => Ok(()),
+            None if self.rows.len() == MAX_ROWS => Err(Flood::Rows),
+            None => {
+                self.rows.push(row);
+                Ok(())
+            }
+        }
+    }
+
+    /// Remembers what is wrong with a line, unless something was wrong before.
+    pub(super) fn object(&mut self, line: usize, problem: &str) {
+        self.problem
+            .get_or_insert_with(|| format!("line {line} of the output {problem}"));
+    }
+
+    /// The rows; or, if a line was bad, what is wrong with the first such line.
+    pub(super) fn into_rows(self) -> Result<Vec<Box<RawValue>>, String> {
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => Ok(self.rows),
+        }
+    }
+}
+
+/// Collects rows from pieces of NDJSON.
+#[derive(Debug, Default)]
+pub(super) struct RowReader {
+    lines: Lines,
+    accepted: Accepted,
+}
+
+impl RowReader {
+    /// Reads to the end. A pipe that breaks has ended.
+    pub(super) async fn read(&mut self, mut stdout: impl AsyncRead + Unpin) -> Result<(), Flood> {
+        let mut piece = vec![0; READ_BYTES];
+        while let Ok(length @ 1..) = stdout.read(&mut piece).await {
+            self.push(&piece[..length])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), Flood> {
+        let accepted = &mut self.accepted;
+        self.lines
+            .push(piece, |number, line| take_row(accepted, number, line))
+    }
+
+    /// The rows; or, if a line was no row, what is wrong with the first such line.
+    pub(super) fn into_rows(self) -> Result<Vec<Box<RawValue>>, String> {
+        let Self {
+            mut lines,
+            mut accepted,
+        } = self;
+        lines
+            .end(|number, line| take_row(&mut accepted, number, line))
+            .map_err(|flood| flood.to_string())?;
+        accepted.into_rows()
+    }
+}
+
+fn take_row(accepted: &mut Accepted, number: usize, line: &[u8]) -> Result<(), Flood> {
+    match read_row(line) {
+        Ok(row) => accepted.push(row),
+        Err(problem) => {
+            accepted.object(number, &problem);
+            Ok(())
+        }
+    }
+}
+
+fn read_row(line: &[u8]) -> Result<Box<RawValue>, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
+    check_json(text).map_err(|error| error.to_string())?;
+    RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes the text in pieces of every small size, which must not matter.
+    fn rows(text: &[u8]) -> Result<Vec<String>, String> {
+        let read = |size: usize| {
+            let mut reader = RowReader::default();
+            for piece in text.chunks(size) {
+                reader.push(piece).map_err(|flood| flood.to_string())?;
+            }
+            let rows = reader.into_rows()?;
+            Ok(rows.iter().map(|row| row.get().to_owned()).collect())
+        };
+        let whole = read(text.len().max(1));
+        for size in 1..=5 {
+            assert_eq!(read(size), whole);
+        }
+        whole
+    }
+
+    #[test]
+    fn a_line_is_a_row() {
+        assert_eq!(rows(b"").unwrap(), Vec::<String>::new());
+        assert_eq!(
+            rows(b"{\"a\": 1}\n\n  [2]\r\n\"x\"").unwrap(),
+            ["{\"a\": 1}", "[2]", "\"x\""]
+        );
+        assert_eq!(
+            rows(b"18446744073709551615\n").unwrap(),
+            ["18446744073709551615"]
+        );
+    }
+
+    #[test]
+    fn the_first_line_that_is_no_row_is_named() {
+        let cases: [(&[u8], &str); 9] = [
+            (
+                b"1\n{\"half\":\n",
+                "line 2 of the output is not one JSON value",
+            ),
+            (b"{\"half\":", "line 1 of the output is not one JSON value"),
+            (
+                b"1\n1 2\nnope\n",
+                "line 2 of the output is not one JSON value: trailing characters",
+            ),
+            (b"NaN\n", "line 1"),
+            (b"Infinity\n", "line 1"),
+            (b"\n\n\"\xff\"\n", "line 3 of the output is not UTF-8"),
+            (b"\"\\u0000\"\n", "contains a NUL"),
+            (
+                b"\"\\ud800\"\n",
+                "line 1 of the output is not one JSON value",
+            ),
+            (b"1e999\n", "line 1 of the output is not one JSON value"),
+        ];
+        for (text, expected) in cases {
+            let problem = rows(text).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
+        assert!(rows(&[b'['; 10_000]).unwrap_err().contains("nested deeper"));
+    }
+
+    #[test]
+    fn every_limit_is_reached_and_not_passed() {
+        let mut reader = RowReader::default();
+        reader.push(&vec![b'1'; MAX_LINE_BYTES]).unwrap();
+        assert_eq!(reader.push(b"1"), Err(Flood::Line(1)));
+
+        let mut reader = RowReader::default();
+        reader.push("1\n".repeat(MAX_ROWS).as_bytes()).unwrap();
+        reader.push(b"\n \n").unwrap();
+        assert_eq!(reader.push(b"1\n"), Err(Flood::Rows));
+
+        let mut reader = RowReader::default();
+        let blank = vec![b'\n'; MAX_LINE_BYTES];
+        for _ in 0..MAX_OUTPUT_BYTES / MAX_LINE_BYTES {
+            reader.push(&blank).unwrap();
+        }
+        assert_eq!(reader.push(b"\n"), Err(Flood::Bytes));
+    }
+}
