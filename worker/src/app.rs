@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::Commit;
 use crate::consume::ConsumeStage;
 use crate::handlers::exec::Exec;
+use crate::handlers::http::Http;
 use crate::handlers::noop::Noop;
 use crate::held::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
@@ -164,6 +165,7 @@ fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Reg
     for (name, pipeline) in config.served_pipelines() {
         let handler: Arc<dyn AnyHandler> = match pipeline.handler {
             HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots)?),
+            HandlerKind::Http => Arc::new(Http::new(&name, &pipeline)?),
             HandlerKind::Noop => Arc::new(Noop),
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),

@@ -7,6 +7,7 @@
 mod broker;
 mod error;
 mod exec;
+mod http;
 mod pipeline;
 mod search_console;
 mod sections;

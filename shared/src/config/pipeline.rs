@@ -1,6 +1,8 @@
 //! `[pipelines.<name>]`: what a kind of work is, how it is retried, how much of it is out.
 
+use secrecy::SecretString;
 use serde::Deserialize;
+use url::Url;
 
 use super::{ConfigError, ExecMode, Size, Span};
 use crate::backoff::Backoff;
@@ -34,6 +36,19 @@ pub struct PipelineConfig {
     pub cpu_limit: Option<Span>,
     /// `exec`: whether programs such as `sudo` may get more privileges than the worker has. Default `false`.
     pub allow_new_privileges: bool,
+    /// `http`: where batches are posted, `https://…` or `http://…`.
+    pub url: Option<Url>,
+    /// `http`: whether `url` may have a private address (loopback, 10.0.0.0/8, link-local, …). Default `false`:
+    /// a name that leads into the worker's own network is not called.
+    pub allow_private: bool,
+    /// `http`: how long connecting may take, TLS included. Default 10 s.
+    pub connect_timeout: Span,
+    /// `http`: sent as `Authorization: Bearer …`. Default: none.
+    pub token: Option<SecretString>,
+    /// `http`: signs each request (16 bytes or more). Default: none, and requests carry no signature.
+    pub secret: Option<SecretString>,
+    /// `http`: names `secret` to the receiver, so that it can be changed without a pause. Default `default`.
+    pub secret_id: String,
     /// Longest run time of one attempt; after it the handler is stopped and the attempt counts as failed.
     /// Default 5 min, at most 25 min: RabbitMQ takes a delivery back after 30 min by default.
     pub deadline: Span,
@@ -62,6 +77,8 @@ pub enum HandlerKind {
     /// Runs `command`: payload on stdin, rows on stdout.
     #[default]
     Exec,
+    /// Posts batches to `url`.
+    Http,
     /// Does nothing: for measuring and for trying an installation.
     Noop,
     /// The Search Console job's first stage; set by Tidegate itself.
@@ -85,6 +102,12 @@ impl Default for PipelineConfig {
             memory_limit: None,
             cpu_limit: None,
             allow_new_privileges: false,
+            url: None,
+            allow_private: false,
+            connect_timeout: Span::seconds(10),
+            token: None,
+            secret: None,
+            secret_id: "default".to_owned(),
             deadline: Span::seconds(5 * 60),
             max_attempts: 5,
             retry_base: Span::seconds(1),
@@ -119,6 +142,7 @@ impl PipelineConfig {
             ))
         };
         self.check_exec(name)?;
+        self.check_http(name)?;
         if self.deadline > Self::MAX_DEADLINE {
             return wrong(
                 "deadline",

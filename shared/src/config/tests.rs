@@ -30,6 +30,9 @@ fn unknown_keys_are_named_with_a_suggestion() {
 #[test]
 fn wrong_values_say_what_would_be_right() {
     let exec = |more: &str| format!("[pipelines.x]\ncommand = [\"true\"]\n{more}");
+    let http = |url: &str, more: &str| {
+        format!("[pipelines.x]\nhandler = \"http\"\nurl = \"{url}\"\n{more}")
+    };
     let cases = [
         ("lanes = 0", "lanes"),
         ("[broker]\nurl = \"http://x\"", "amqp://"),
@@ -44,11 +47,32 @@ fn wrong_values_say_what_would_be_right() {
         ("[worker]\npipelines = [\"nope\"]", "not configured"),
         ("[ledger]\nurl = \"mysql://x\"", "sqlite://"),
         ("[pipelines.hashes]\nhandler = \"exec\"", "command"),
+        (
+            &exec("url = \"https://a.example\""),
+            "pipelines.x.url: belongs",
+        ),
         (&exec("processes = 2"), "mode = \"lines\""),
         (&exec("mode = \"lines\"\nprocesses = 0"), "1 to 1024"),
         (&exec("batches_per_process = 9"), "mode = \"lines\""),
         (&exec("cpu_limit = \"1ms\""), "at least 1s"),
         (&exec("memory_limit = \"1MB\""), "512MiB"),
+        (
+            "[pipelines.x]\nhandler = \"http\"",
+            "pipelines.x.url: is missing",
+        ),
+        (&http("ftp://a.example", ""), "https://"),
+        (&http("https://me:hunter2@a.example", ""), "token"),
+        (&http("http://169.254.169.254/", ""), "allow_private = true"),
+        (
+            &http("https://a.example", "secret = \"hunter2\""),
+            "16 bytes",
+        ),
+        (&http("https://a.example", "token = \"a b\""), "visible"),
+        (&http("https://a.example", "secret_id = \"\""), "visible"),
+        (
+            &http("https://a.example", "command = [\"true\"]"),
+            "pipelines.x.command: belongs",
+        ),
         (
             "[pipelines.x]\nhandler = \"noop\"\nwindow_min = 5\nwindow_max = 4",
             "window_min <= window_max",
@@ -75,6 +99,9 @@ fn secrets_do_not_print() {
     let config =
         read("[broker]\nurl = \"amqp://user:hunter2@host/v\"\n[api]\ntoken = \"hunter2\"").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
+    let signed = "[pipelines.x]\nhandler = \"http\"\nurl = \"https://a.example\"\n\
+        secret = \"hunter2-hunter2-\"\ntoken = \"hunter2\"";
+    assert!(!format!("{:?}", read(signed).unwrap()).contains("hunter2"));
     assert_eq!(config.broker.address(), "amqp://host:5672/v");
 }
 
