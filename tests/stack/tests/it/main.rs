@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_setup;
 mod crashes;
 mod drain;
+mod examples;
 mod exec;
 mod search_console;
 mod strangers;
