@@ -126,8 +126,10 @@ impl SettlementStage {
                 None
             };
         }
+        shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
         let settled = self.settle(&group).await;
+        shared::failpoint::reach("c.outcome.committed");
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.len()));
@@ -137,6 +139,7 @@ impl SettlementStage {
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
+        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 

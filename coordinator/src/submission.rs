@@ -182,8 +182,10 @@ impl SubmissionStage {
     ) -> Result<Accepted, SubmissionError> {
         let (ledger, notices) = (self.ledger.clone(), self.notices.clone());
         let accepting = tokio::spawn(async move {
+            shared::failpoint::reach("c.ledger.before_commit");
             match ledger.accept(run, &digest).await {
                 Ok(run) => {
+                    shared::failpoint::reach("c.ledger.committed");
                     abandon.disarm();
                     tracing::info!(run.id = %run.run, pipeline = %run.pipeline, batches = run.batches.accepted, "run accepted");
                     metrics::counter!("tidegate_accepted_total").increment(run.batches.accepted);
@@ -251,6 +253,7 @@ impl SubmissionStage {
                 }
                 chunk.push(batch);
                 if chunk.is_full() {
+                    shared::failpoint::reach("c.submit.parsed");
                     self.ledger.append(run, &chunk.take()).await?;
                 }
             }
@@ -262,6 +265,7 @@ impl SubmissionStage {
             return Err(SubmissionError::Empty);
         }
         if !chunk.batches.is_empty() {
+            shared::failpoint::reach("c.submit.parsed");
             self.ledger.append(run, &chunk.take()).await?;
         }
         Ok(lines.digest())

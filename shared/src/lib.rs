@@ -2,7 +2,7 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`], [`failpoint`]).
 
 pub mod backoff;
 pub mod batch;
@@ -10,6 +10,7 @@ pub mod broker;
 pub mod config;
 pub mod control;
 pub mod exit;
+pub mod failpoint;
 pub mod id;
 pub mod lifecycle;
 pub mod name;

@@ -94,6 +94,7 @@ impl Commit {
             outcome,
         };
         if self.reports.confirmed(&batch.key, report).await {
+            shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }
         // Otherwise the worker is stopping: the broker delivers again, and the marker tells the next one.

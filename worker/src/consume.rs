@@ -212,6 +212,7 @@ impl ConsumeStage {
         };
         drop(delivery);
         let _holding = self.holding.hold(batch.id);
+        shared::failpoint::reach("w.delivered");
         if redelivered {
             tracing::info!(batch.id = %batch.id, attempt = %batch.attempt, key = %batch.key, "took over a batch that somebody else had");
             metrics::counter!("tidegate_redelivered_total").increment(1);
@@ -287,6 +288,7 @@ impl ConsumeStage {
         let started = Instant::now();
         let processed = process(served, work.batch.clone(), &session.over).await;
         work.took = Some(started.elapsed());
+        shared::failpoint::reach("w.handler.done");
         match processed {
             Processed::Ended(ended) => self.commit.finish(work, ended, served.sink, slot).await,
             Processed::Stopped => {

@@ -125,6 +125,7 @@ impl ConfirmingChannel {
         for published in join_all(publishing).await {
             confirming.push(published?);
         }
+        crate::failpoint::reach("publish.sent");
         join_all(confirming).await.into_iter().collect()
     }
 }

@@ -9,5 +9,8 @@ mod bad_setup;
 mod crashes;
 mod drain;
 mod exec;
+// Fail points are in debug builds only.
+#[cfg(debug_assertions)]
+mod failpoints;
 mod search_console;
 mod strangers;
