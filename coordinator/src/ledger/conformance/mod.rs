@@ -231,7 +231,7 @@ async fn detail(ledger: &impl Ledger, batch: &NewBatch) -> BatchDetail {
 /// Compares every counter with the batches themselves.
 async fn audit(ledger: &impl Ledger) {
     let mut pipelines: BTreeMap<PipelineName, (u64, u64)> = BTreeMap::new();
-    for run in ledger.runs(None, 1_000).await.unwrap() {
+    for run in ledger.runs(None, None, 1_000).await.unwrap() {
         let b = run.batches;
         assert_eq!(b.accepted, b.pending + b.out + b.finished(), "{run:?}");
         assert_eq!(run.finished_at.is_some(), b.pending + b.out == 0, "{run:?}");

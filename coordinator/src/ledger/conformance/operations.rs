@@ -160,7 +160,7 @@ pub(super) async fn a_paused_run_waits_and_goes_on(backend: &impl Backend) {
     );
     assert_nothing_goes_out(&ledger, &id, &waiting).await;
     assert_eq!(
-        ledger.runs(Some(RunState::Paused), 10).await.unwrap(),
+        ledger.runs(Some(RunState::Paused), None, 10).await.unwrap(),
         [paused]
     );
 

@@ -94,10 +94,19 @@ pub(super) async fn batches_go_out_and_are_settled(backend: &impl Backend) {
     assert_eq!(shown.finished_at, Some(NOW + Duration::from_secs(5)));
     assert_eq!((shown.rows, shown.statistics["api_calls"]), (7, 6));
     assert_eq!(
-        ledger.runs(Some(RunState::Completed), 10).await.unwrap(),
+        ledger
+            .runs(Some(RunState::Completed), None, 10)
+            .await
+            .unwrap(),
         [shown]
     );
-    assert_eq!(ledger.runs(Some(RunState::Running), 10).await.unwrap(), []);
+    assert_eq!(
+        ledger
+            .runs(Some(RunState::Running), None, 10)
+            .await
+            .unwrap(),
+        []
+    );
 }
 
 pub(super) async fn an_outcome_may_overtake_its_recording(backend: &impl Backend) {

@@ -14,7 +14,7 @@ pub(super) async fn a_run_exists_only_once_it_is_accepted(backend: &impl Backend
     ledger.open_run(&run).await.unwrap();
     ledger.append(run.id, &batches("a", 3)).await.unwrap();
     assert_eq!(ledger.run(run.id).await.unwrap(), None);
-    assert_eq!(ledger.runs(None, 10).await.unwrap(), []);
+    assert_eq!(ledger.runs(None, None, 10).await.unwrap(), []);
     assert_eq!(ledger.backlogs(None).await.unwrap(), []);
     assert_eq!(ledger.backlog().await.unwrap(), 0);
 

@@ -13,7 +13,7 @@ use crate::ledger::{
     DeadFilter, DispatchLedger, LedgerViews, NewBatch, OperationsLedger, OperatorViews,
     SettlementLedger, SubmissionLedger,
 };
-use crate::run::{AttemptRecord, BatchState};
+use crate::run::{AttemptRecord, BatchState, RunState};
 
 pub(super) async fn a_batch_tells_its_history(backend: &impl Backend) {
     let ledger = backend.open().await;
@@ -188,9 +188,15 @@ pub(super) async fn batches_are_listed_in_order(backend: &impl Backend) {
             .unwrap(),
         []
     );
-    let runs = ledger.runs(None, 1).await.unwrap();
+    let runs = ledger.runs(None, None, 1).await.unwrap();
     assert_eq!(runs.len(), 1);
     assert_ne!(runs[0].run, run, "the newest first");
+    for state in [None, Some(RunState::Running)] {
+        let older = ledger.runs(state, Some(runs[0].run), 10).await.unwrap();
+        assert_eq!(older.len(), 1);
+        assert_eq!(older[0].run, run);
+        assert_eq!(ledger.runs(state, Some(run), 10).await.unwrap(), []);
+    }
 }
 
 pub(super) async fn the_oldest_due_is_of_a_running_run(backend: &impl Backend) {
