@@ -11,18 +11,23 @@ use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Hosts, Patience, Server, Tokens};
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
 use crate::dispatch::DispatchStage;
+use crate::doctor::Doctor;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
+use crate::operations::Operations;
+use crate::operations::cancel::CancelStage;
+use crate::operations::control::ControlStage;
 use crate::presence::PresenceStage;
 use crate::settlement::SettlementStage;
-use crate::submission::SubmissionStage;
+use crate::submission::{NoPressure, NoWebhooks, Room, SubmissionStage};
 use crate::topology::Topology;
 
 /// Notices that wait for the dispatcher. When it is behind, the stages that tell it wait.
@@ -119,8 +124,31 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let dead = DeadStage {
         ledger: ledger.clone(),
         connector: connector.clone(),
-        publishing,
+        publishing: publishing.clone(),
         notices: tell.clone(),
+        draining: lifecycle.draining(),
+    };
+    let (cancelled, tasks) = (Arc::new(Notify::new()), TaskTracker::new());
+    let (cancelling, cancelling_now) = watch::channel(Vec::new());
+    let cancel = CancelStage {
+        ledger: ledger.clone(),
+        cancelled: cancelled.clone(),
+        cancelling,
+        tasks: tasks.clone(),
+        draining: lifecycle.draining(),
+    };
+    let control = ControlStage {
+        instance: instance.clone(),
+        publishing: publishing.clone(),
+        cancelling: cancelling_now,
+        draining: lifecycle.draining(),
+    };
+    let operations = Operations {
+        ledger: ledger.clone(),
+        views: ledger.clone(),
+        notices: tell.clone(),
+        cancelled,
+        tasks,
         draining: lifecycle.draining(),
     };
     let presence = PresenceStage {
@@ -134,19 +162,38 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let submission = SubmissionStage {
         ledger: ledger.clone(),
         pipelines: config.pipelines.clone(),
-        backlog_limit: config.api.backlog_limit,
+        room: Room::new(config.api.backlog_limit),
+        pressure: Arc::new(NoPressure),
+        webhooks: Arc::new(NoWebhooks),
         notices: tell,
     };
-    let api = Api {
-        ledger,
+    let doctor = Doctor {
+        config: config.clone(),
+        connector: connector.clone(),
+        publishing,
+        ledger: ledger.clone(),
+        fleet: fleet.clone(),
+    };
+    let api = Arc::new(Api {
+        ledger: ledger.clone(),
+        operators: ledger,
         submission,
+        operations,
         fleet,
+        doctor,
         metrics,
-        token: config.api.token.clone(),
+        tokens: Tokens::new(&config.api.all_tokens()?),
+        hosts: Hosts::new(&config.api),
+    });
+    let server = Server {
+        listener,
+        max_connections: config.api.max_connections,
+        patience: Patience::default(),
+        draining: lifecycle.draining(),
     };
 
     tracing::info!(
-        api = %format!("http://{}", listener.local_addr().unwrap_or(address)),
+        api = %format!("http://{}", server.listener.local_addr().unwrap_or(address)),
         broker = %connector.address(),
         ledger = %config.ledger_url().address(),
         pipelines = config.pipelines.len(),
@@ -163,7 +210,9 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     );
     lifecycle.spawn("dead", keep_consuming("dead", dead, topology, draining()));
     lifecycle.spawn("dispatch", dispatch.run(config));
-    lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
+    lifecycle.spawn("cancel", cancel.run());
+    lifecycle.spawn("control", control.run());
+    lifecycle.spawn("api", api::serve(api, server));
     let code = lifecycle
         .run(DRAIN_PATIENCE)
         .await

@@ -8,13 +8,17 @@
 mod acks;
 mod connection;
 mod declare;
+mod depth;
 mod error;
+mod greeting;
 mod publisher;
 mod subscription;
 
 pub use acks::{Ack, AckWindow};
 pub use connection::{Connector, PublishingPool};
 pub use declare::{check, declare, declare_own_queue};
+pub use depth::{Depth, depths};
 pub use error::BrokerError;
+pub use greeting::Greeting;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};
