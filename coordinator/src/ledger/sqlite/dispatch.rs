@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::settlement::read_known;
@@ -150,6 +150,18 @@ impl DispatchLedger for SqliteLedger {
         .await?;
         write_tally(&mut transaction, &tally, now).await?;
         Ok(transaction.commit().await?)
+    }
+
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
+        let row = sqlx::query(
+            "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r CROSS JOIN batches b \
+             ON b.run = r.id AND b.pipeline = ? AND b.state = 0 WHERE r.state = 'running' LIMIT ?)",
+        )
+        .bind(pipeline.as_str())
+        .bind(i64::try_from(enough).unwrap_or(i64::MAX))
+        .fetch_one(&self.readers)
+        .await?;
+        Cells::batches(&row).count("waiting")
     }
 }
 
