@@ -25,6 +25,7 @@ impl SettlementLedger for Damaged {
         }
         let completed = |judged: &Judged| Settled {
             batch: judged.batch,
+            attempt: judged.attempt,
             effect: Effect::Completed,
             backlogs: vec![],
         };
