@@ -26,9 +26,11 @@ use crate::operations::Operations;
 use crate::operations::cancel::CancelStage;
 use crate::operations::control::ControlStage;
 use crate::presence::PresenceStage;
+use crate::schedules::{ScheduleStage, Schedules};
 use crate::settlement::SettlementStage;
-use crate::submission::{NoPressure, NoWebhooks, Room, SubmissionStage};
+use crate::submission::{NoPressure, Room, SubmissionStage};
 use crate::topology::Topology;
+use crate::webhooks::{ClientError, Receivers, WebhookStage};
 
 /// Notices that wait for the dispatcher. When it is behind, the stages that tell it wait.
 const NOTICES: usize = 256;
@@ -58,6 +60,9 @@ pub enum StartError {
     /// The broker refuses us or has another topology.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// Webhooks are allowed, but HTTP cannot be spoken.
+    #[error(transparent)]
+    Webhooks(#[from] ClientError),
     /// Metrics or signals cannot be set up.
     #[error("start: {0}")]
     Process(#[from] anyhow::Error),
@@ -68,12 +73,14 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Ledger(_) | Self::PostgresLedger | Self::Listen { .. } => {
-                exit::CONFIG
-            }
-            Self::Broker(error) if error.is_configuration() => exit::CONFIG,
+            Self::Config(_)
+            | Self::Ledger(_)
+            | Self::PostgresLedger
+            | Self::Listen { .. }
+            | Self::Webhooks(_)
             // A topology that somebody else owns, and that is not there.
-            Self::Broker(BrokerError::Missing { .. }) => exit::CONFIG,
+            | Self::Broker(BrokerError::Missing { .. }) => exit::CONFIG,
+            Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
         }
@@ -164,9 +171,16 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         pipelines: config.pipelines.clone(),
         room: Room::new(config.api.backlog_limit),
         pressure: Arc::new(NoPressure),
-        webhooks: Arc::new(NoWebhooks),
+        webhooks: Arc::new(Receivers::new(&config.webhooks)),
         notices: tell,
     };
+    let schedules = ScheduleStage {
+        shown: Schedules::new(&config.schedules),
+        submission: Arc::new(submission.clone()),
+        ledger: ledger.clone(),
+        draining: lifecycle.draining(),
+    };
+    let webhooks = WebhookStage::new(&config.webhooks, ledger.clone(), lifecycle.draining())?;
     let doctor = Doctor {
         config: config.clone(),
         connector: connector.clone(),
@@ -178,6 +192,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         ledger: ledger.clone(),
         operators: ledger,
         submission,
+        schedules: schedules.shown.clone(),
         operations,
         fleet,
         doctor,
@@ -209,6 +224,8 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         keep_consuming("settlement", settlement, topology.clone(), draining()),
     );
     lifecycle.spawn("dead", keep_consuming("dead", dead, topology, draining()));
+    lifecycle.spawn("schedules", schedules.run(config.schedules.clone()));
+    lifecycle.spawn("webhooks", webhooks.run());
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("cancel", cancel.run());
     lifecycle.spawn("control", control.run());

@@ -20,6 +20,8 @@ pub mod operations;
 pub mod presence;
 pub mod quarantine;
 pub mod run;
+pub mod schedules;
 pub mod settlement;
 pub mod submission;
 pub mod topology;
+pub mod webhooks;

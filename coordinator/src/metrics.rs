@@ -52,6 +52,19 @@ pub fn describe() {
         "tidegate_consumers_lost_total",
         "Consumers that had to be built again, by stage."
     );
+    describe_counter!(
+        "tidegate_schedule_firings_total",
+        "Firings of schedules by what became of them; refused ones are tried again."
+    );
+    describe_counter!(
+        "tidegate_webhook_calls_total",
+        "Calls of webhooks by what they came to."
+    );
+    describe_histogram!(
+        "tidegate_webhook_seconds",
+        Unit::Seconds,
+        "One call of a webhook, from looking up its host to its answer."
+    );
     describe_gauge!(
         "tidegate_backlog_batches",
         "Batches that are pending, by the ledger."

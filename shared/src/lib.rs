@@ -2,7 +2,7 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`]).
 
 pub mod backoff;
 pub mod batch;
@@ -18,4 +18,5 @@ pub mod payload;
 pub mod presence;
 pub mod search_console;
 pub mod telemetry;
+pub mod timetable;
 pub mod topology;

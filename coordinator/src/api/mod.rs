@@ -13,6 +13,7 @@ mod guard;
 mod health;
 mod problem;
 mod runs;
+mod schedules;
 mod server;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::doctor::Doctor;
 use crate::ledger::{LedgerViews, OperatorViews};
 use crate::operations::Operations;
 use crate::presence::SharedFleet;
+use crate::schedules::Schedules;
 use crate::submission::SubmissionStage;
 pub use access::Tokens;
 use document::{Description, route};
@@ -51,6 +53,8 @@ pub struct Api {
     pub submission: SubmissionStage,
     /// Changes what was taken.
     pub operations: Operations,
+    /// Knows when they fire.
+    pub schedules: Schedules,
     /// Knows the workers.
     pub fleet: SharedFleet,
     /// Looks at everything.
@@ -111,6 +115,7 @@ fn router(api: &Arc<Api>) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(read(LEDGER, routes!(fleet::list_pipelines)))
         .routes(operate(NAMED, routes!(fleet::pause_pipeline)))
         .routes(operate(NAMED, routes!(fleet::resume_pipeline)))
+        .routes(read(&[], routes!(schedules::list_schedules)))
         .routes(read(&[], routes!(fleet::list_workers)))
         .routes(read(&[], routes!(health::doctor)))
         .routes(read(LEDGER, routes!(health::metrics)))

@@ -12,13 +12,11 @@ use coordinator::run::{Priority, RunState};
 use jiff::civil::Date;
 use shared::id::RunId;
 use shared::name::PipelineName;
-use shared::search_console::{DimensionSet, SearchType, normalize_property};
+use shared::search_console::{DimensionSet, MAX_DAYS, SearchType, normalize_property};
 use url::Url;
 
 /// Most items in a batch: beyond it a retry repeats too much work.
 const MAX_BATCH_SIZE: u32 = 100_000;
-/// Most days in a sync, about ten years: Google keeps 16 months.
-const MAX_DAYS: u32 = 3_660;
 /// Most entries that one list command shows.
 const MAX_LIMIT: u32 = 1_000;
 

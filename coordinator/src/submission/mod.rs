@@ -136,6 +136,7 @@ pub enum LineProblem {
 }
 
 /// The stage.
+#[derive(Clone)]
 pub struct SubmissionStage {
     /// Where runs are recorded.
     pub ledger: Arc<dyn SubmissionLedger>,

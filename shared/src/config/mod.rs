@@ -8,9 +8,11 @@ mod api;
 mod broker;
 mod error;
 mod pipeline;
+mod schedules;
 mod search_console;
 mod sections;
 mod span;
+mod webhooks;
 mod weight;
 
 use std::collections::BTreeMap;
@@ -24,9 +26,11 @@ pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
+pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
 pub use weight::{Weight, WeightError};
 
 use crate::name::PipelineName;
@@ -60,6 +64,10 @@ pub struct Config {
     pub search_console: SearchConsoleConfig,
     /// Kinds of work by name. The Search Console pipelines are always there.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// What is submitted by itself, by name.
+    pub schedules: BTreeMap<ScheduleName, ScheduleConfig>,
+    /// Completion webhooks.
+    pub webhooks: WebhooksConfig,
 }
 
 impl Default for Config {
@@ -74,6 +82,8 @@ impl Default for Config {
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
             pipelines: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            webhooks: WebhooksConfig::default(),
         }
     }
 }
@@ -141,6 +151,11 @@ impl Config {
             pipeline.check(name)?;
         }
         pipeline::check_feeds(&self.pipelines)?;
+        ScheduleConfig::check_count(self.schedules.len())?;
+        for (name, schedule) in &self.schedules {
+            schedule.check(name, |pipeline| self.pipelines.contains_key(pipeline))?;
+        }
+        self.webhooks.check()?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));

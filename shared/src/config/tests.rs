@@ -1,10 +1,10 @@
 use super::*;
 
-fn read(toml: &str) -> Result<Config, ConfigError> {
+pub(super) fn read(toml: &str) -> Result<Config, ConfigError> {
     Config::from_figment(&Figment::new().merge(Toml::string(toml)))
 }
 
-fn problem(toml: &str) -> String {
+pub(super) fn problem(toml: &str) -> String {
     read(toml).unwrap_err().to_string()
 }
 
@@ -23,8 +23,16 @@ fn the_defaults_are_a_working_installation() {
 
 #[test]
 fn unknown_keys_are_named_with_a_suggestion() {
-    assert!(problem("[worker]\nslotz = 3").contains("did you mean \"slots\""));
-    assert!(problem("[wroker]\nslots = 3").contains("did you mean \"worker\""));
+    let slots = problem("[worker]\nslotz = 3");
+    assert!(
+        slots.contains("\"worker.slotz\" in") && slots.contains("did you mean \"slots\""),
+        "{slots}"
+    );
+    let worker = problem("[wroker]\nslots = 3");
+    assert!(
+        worker.contains("key \"wroker\" in") && worker.contains("did you mean \"worker\""),
+        "{worker}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
 use coordinator::run::{DeadBatch, Run, RunState};
+use coordinator::schedules::ScheduleView;
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -75,6 +76,32 @@ impl Api {
             .send()
             .await
             .context("submitting")
+    }
+
+    /// Submits NDJSON lines, and has somebody told when the run has finished.
+    pub async fn submit_with_webhook(
+        &self,
+        pipeline: &str,
+        webhook: &str,
+        ndjson: String,
+    ) -> Result<Run> {
+        let submitting = self
+            .http
+            .post(format!("{}/api/v1/runs", self.base))
+            .query(&[("pipeline", pipeline), ("webhook", webhook)])
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .body(ndjson);
+        let answer = submitting.send().await?.error_for_status()?;
+        answer.json().await.context("reading the run")
+    }
+
+    /// The schedules.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>> {
+        #[derive(Deserialize)]
+        struct Schedules {
+            schedules: Vec<ScheduleView>,
+        }
+        Ok(self.get::<Schedules>("api/v1/schedules").await?.schedules)
     }
 
     /// One run.

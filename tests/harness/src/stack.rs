@@ -203,6 +203,12 @@ impl<'a> Stack<'a> {
         Sink::open(&url).await
     }
 
+    /// The ledger's file, opened to be read.
+    pub async fn ledger(&self) -> Result<Sink> {
+        let data = &self.environment["TIDEGATE_DATA_DIR"];
+        Sink::open(&format!("sqlite://{data}/ledger.db")).await
+    }
+
     /// Runs `tidegate` with these arguments, without a terminal, and waits for its end.
     pub async fn tidegate(&self, arguments: &[&str]) -> Result<Answer> {
         self.start_tidegate(arguments)?.await?

@@ -30,6 +30,7 @@ use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Judged, SettlementLedger, Verdict};
 use crate::notice::Notice;
+use crate::schedules::Schedules;
 use crate::submission::{NoPressure, NoWebhooks, Room};
 
 /// Long enough for a busy machine, short enough to wait for.
@@ -277,6 +278,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         },
+        schedules: Schedules::default(),
         fleet: fleet.clone(),
         doctor: Doctor {
             config: Config {

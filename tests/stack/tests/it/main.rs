@@ -9,5 +9,7 @@ mod bad_setup;
 mod crashes;
 mod drain;
 mod exec;
+mod schedules;
 mod search_console;
 mod strangers;
+mod webhooks;
