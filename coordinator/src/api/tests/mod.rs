@@ -47,7 +47,7 @@ struct Fixture {
     document: OpenApi,
     draining: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// An answer.
@@ -113,7 +113,7 @@ impl Fixture {
             document,
             draining,
             serving,
-            _folder: folder,
+            folder,
         }
     }
 
