@@ -153,7 +153,7 @@ async fn a_wrong_command_line_is_named_and_costs_nothing() {
         ),
         (&["run", "show", &id, "--josn"], "--json"),
         (&["run", "cancel"], "<ID>"),
-        (&["run", "prioritize", &id, "urgent"], "'high'"),
+        (&["run", "prioritize", &id, "urgent"], "low, normal, high"),
         (&["batch", "show", "7"], "<ID>"),
         (&["dead", "redrive"], "--all"),
         (&["dead", "discard", "--dry-run"], "--reason"),
