@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
-use coordinator::run::{DeadBatch, Run, RunState};
+use coordinator::run::{DeadBatch, Run};
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -134,8 +134,7 @@ impl Api {
     /// Waits until nothing of a run is pending or out.
     pub async fn wait_until_ended(&self, id: RunId, limit: Duration) -> Result<Run> {
         let what = format!("run {id} to end");
-        self.wait_for_run(id, &what, limit, |run| run.state != RunState::Running)
-            .await
+        self.wait_for_run(id, &what, limit, Run::has_ended).await
     }
 
     /// The sum of a metric over its labels; nothing if it was never counted.

@@ -9,5 +9,6 @@ mod bad_setup;
 mod crashes;
 mod drain;
 mod exec;
+mod operations;
 mod search_console;
 mod strangers;
