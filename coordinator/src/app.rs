@@ -88,6 +88,7 @@ impl StartError {
 }
 
 /// Starts everything, runs until a signal, and gives the exit code.
+#[expect(clippy::too_many_lines, reason = "one list of what there is, in order")]
 pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     let metrics = telemetry::init_metrics()?;

@@ -41,7 +41,7 @@ impl ControlStage {
             if speaks {
                 let messages = [self.message(cancelled)];
                 tokio::select! {
-                    published = publisher.publish(&messages) => if let Err(error) = published {
+                    answer = publisher.publish(&messages) => if let Err(error) = answer {
                         // The next one comes in two seconds.
                         tracing::debug!(%error, "a control message was not published");
                     },

@@ -161,8 +161,7 @@ impl Api {
     /// Waits until nothing of a run is pending or out.
     pub async fn wait_until_ended(&self, id: RunId, limit: Duration) -> Result<Run> {
         let what = format!("run {id} to end");
-        self.wait_for_run(id, &what, limit, |run| run.state != RunState::Running)
-            .await
+        self.wait_for_run(id, &what, limit, Run::has_ended).await
     }
 
     /// The sum of a metric over its labels; nothing if it was never counted.

@@ -48,7 +48,7 @@ struct Fixture {
     document: OpenApi,
     draining: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// An answer.
@@ -114,7 +114,7 @@ impl Fixture {
             document,
             draining,
             serving,
-            _folder: folder,
+            folder,
         }
     }
 

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::Session;
 use crate::args::SearchConsole;
-use crate::client::Submission;
 use crate::failure::Failure;
+use crate::requests::Submission;
 
 /// All days that Google keeps, which is 16 months.
 const DEFAULT_DAYS: u32 = 480;

@@ -9,6 +9,7 @@ mod bad_setup;
 mod crashes;
 mod drain;
 mod exec;
+mod operations;
 mod schedules;
 mod search_console;
 mod strangers;
