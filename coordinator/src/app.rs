@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, DatabaseUrl};
@@ -11,17 +12,18 @@ use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api};
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
+use crate::depths::DepthsStage;
 use crate::dispatch::DispatchStage;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::presence::PresenceStage;
-use crate::settlement::SettlementStage;
+use crate::settlement::{Pulse, SettlementStage};
 use crate::submission::SubmissionStage;
 use crate::topology::Topology;
 
@@ -99,6 +101,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let (tell, notices) = mpsc::channel(NOTICES);
     let fleet = Arc::new(Mutex::new(Fleet::default()));
     let publishing = connector.publishing_pool();
+    let pulse = Arc::new(Mutex::new(Pulse::new(Instant::now())));
     let dispatch = DispatchStage {
         ledger: ledger.clone(),
         publishing: publishing.clone(),
@@ -112,13 +115,14 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         publishing: publishing.clone(),
         lanes: config.lanes,
         pipelines: config.pipelines.clone(),
+        pulse: pulse.clone(),
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
     let dead = DeadStage {
         ledger: ledger.clone(),
         connector: connector.clone(),
-        publishing,
+        publishing: publishing.clone(),
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
@@ -128,6 +132,16 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         fleet: fleet.clone(),
         told: HashMap::new(),
         notices: tell.clone(),
+        lanes: config.lanes,
+        lost_after: config.reconcile.after.get(),
+        draining: lifecycle.draining(),
+    };
+    let (looks, _looked) = watch::channel(None);
+    let depths = DepthsStage {
+        connector: connector.clone(),
+        publishing: publishing.clone(),
+        topology: topology.clone(),
+        looks,
         draining: lifecycle.draining(),
     };
     let submission = SubmissionStage {
@@ -160,7 +174,14 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         "settlement",
         keep_consuming("settlement", settlement, topology.clone(), draining()),
     );
-    lifecycle.spawn("dead", keep_consuming("dead", dead, topology, draining()));
+    lifecycle.spawn(
+        "dead",
+        keep_consuming("dead", dead, topology.clone(), draining()),
+    );
+    lifecycle.spawn(
+        "depths",
+        keep_consuming("depths", depths, topology, draining()),
+    );
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
     let code = lifecycle

@@ -180,6 +180,13 @@ impl PublishingPool {
         Publisher::new(self.clone())
     }
 
+    /// Whether the broker takes no publishes just now, because memory or disk run short. It says so only to
+    /// those who publish; a broker that cannot be reached is no blocked one.
+    pub async fn is_blocked(&self) -> bool {
+        let connection = self.pool.get().await;
+        connection.is_ok_and(|connection| connection.status().blocked())
+    }
+
     /// A channel of its own. The connection goes back to the pool at once: it is shared, and the channel
     /// keeps it open.
     pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {

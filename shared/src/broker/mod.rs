@@ -8,6 +8,7 @@
 mod acks;
 mod connection;
 mod declare;
+mod depth;
 mod error;
 mod publisher;
 mod subscription;
@@ -15,6 +16,7 @@ mod subscription;
 pub use acks::{Ack, AckWindow};
 pub use connection::{Connector, PublishingPool};
 pub use declare::{check, declare, declare_own_queue};
+pub use depth::{Depth, depths};
 pub use error::BrokerError;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};

@@ -6,7 +6,9 @@
 
 mod broker;
 mod error;
+mod levels;
 mod pipeline;
+mod reconcile;
 mod search_console;
 mod sections;
 mod span;
@@ -20,7 +22,9 @@ use serde::Deserialize;
 
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use levels::LevelsConfig;
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use reconcile::ReconcileConfig;
 pub use search_console::SearchConsoleConfig;
 pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
@@ -50,6 +54,10 @@ pub struct Config {
     pub sink: SinkConfig,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
+    /// When a batch is taken for lost.
+    pub reconcile: ReconcileConfig,
+    /// From when on something piles up.
+    pub levels: LevelsConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// The Search Console job.
@@ -67,6 +75,8 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
             api: ApiConfig::default(),
+            reconcile: ReconcileConfig::default(),
+            levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
             pipelines: BTreeMap::new(),
@@ -126,6 +136,8 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
+        self.reconcile.check()?;
+        self.levels.check()?;
         self.worker.check()?;
         self.search_console.check()?;
         for (name, pipeline) in &self.pipelines {
