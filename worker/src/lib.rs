@@ -3,9 +3,10 @@
 //! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler,
 //! [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
 //! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
-//! results go. [`app`] wires it all.
+//! results go; [`ask`] is the way to the coordinator. [`app`] wires it all.
 
 pub mod app;
+pub mod ask;
 pub mod commit;
 pub mod consume;
 pub mod handler;
