@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use shared::ask::{Feedback, PermitAnswer, PermitRequest};
 use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, DatabaseUrl};
 use shared::lifecycle::Lifecycle;
@@ -15,6 +16,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api};
+use crate::ask::{AskStage, Permits};
+use crate::claims::Suspects;
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
 use crate::depths::DepthsStage;
@@ -22,7 +25,9 @@ use crate::dispatch::DispatchStage;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
+use crate::levels::{LevelsStage, SharedLevels};
 use crate::presence::PresenceStage;
+use crate::reconcile::ReconcileStage;
 use crate::settlement::{Pulse, SettlementStage};
 use crate::submission::SubmissionStage;
 use crate::topology::Topology;
@@ -127,7 +132,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         draining: lifecycle.draining(),
     };
     let presence = PresenceStage {
-        instance,
+        instance: instance.clone(),
         connector: connector.clone(),
         fleet: fleet.clone(),
         told: HashMap::new(),
@@ -136,12 +141,47 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         lost_after: config.reconcile.after.get(),
         draining: lifecycle.draining(),
     };
-    let (looks, _looked) = watch::channel(None);
+    let (looks, looked) = watch::channel(None);
     let depths = DepthsStage {
         connector: connector.clone(),
         publishing: publishing.clone(),
         topology: topology.clone(),
         looks,
+        draining: lifecycle.draining(),
+    };
+    let reconcile = ReconcileStage {
+        ledger: ledger.clone(),
+        settlement: ledger.clone(),
+        looks: looked.clone(),
+        topology: topology.clone(),
+        fleet: fleet.clone(),
+        pulse,
+        lanes: config.lanes,
+        after: config.reconcile.after.get(),
+        notices: tell.clone(),
+        draining: lifecycle.draining(),
+    };
+    let levels = LevelsStage {
+        config: config.levels.clone(),
+        ledger: ledger.clone(),
+        views: ledger.clone(),
+        looks: looked,
+        notices: tell.clone(),
+        levels: SharedLevels::default(),
+        draining: lifecycle.draining(),
+    };
+    let ask = AskStage {
+        instance: instance.clone(),
+        connector: connector.clone(),
+        publishing: publishing.clone(),
+        lanes: config.lanes,
+        permits: Arc::new(NoLimits),
+        claims: Arc::new(Suspects {
+            ledger: ledger.clone(),
+            settlement: ledger.clone(),
+            fleet: fleet.clone(),
+            notices: tell.clone(),
+        }),
         draining: lifecycle.draining(),
     };
     let submission = SubmissionStage {
@@ -180,8 +220,11 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     );
     lifecycle.spawn(
         "depths",
-        keep_consuming("depths", depths, topology, draining()),
+        keep_consuming("depths", depths, topology.clone(), draining()),
     );
+    lifecycle.spawn("ask", keep_consuming("ask", ask, topology, draining()));
+    lifecycle.spawn("reconcile", reconcile.run());
+    lifecycle.spawn("levels", levels.run());
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
     let code = lifecycle
@@ -195,3 +238,21 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
 /// How long a stopping coordinator waits for requests and groups under way. Nothing is lost when it does
 /// not: what is not recorded is published or settled again.
 const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Nothing is limited: no limits can be configured.
+struct NoLimits;
+
+impl Permits for NoLimits {
+    fn permit(&self, request: &PermitRequest) -> PermitAnswer {
+        match request.wants.first() {
+            Some(want) => PermitAnswer::Unknown {
+                limit: want.limit.clone(),
+            },
+            None => PermitAnswer::Granted {
+                after: std::time::Duration::ZERO,
+            },
+        }
+    }
+
+    fn feedback(&self, _: &Feedback) {}
+}

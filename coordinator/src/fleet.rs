@@ -65,6 +65,12 @@ impl Fleet {
         self.listening = None;
     }
 
+    /// Whether workers can be heard just now.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.is_some()
+    }
+
     /// A worker spoke. Whether it is new here.
     pub fn hear(&mut self, presence: Presence, now: Instant, clock: Timestamp) -> bool {
         for batch in &presence.returned {

@@ -40,6 +40,14 @@ pub fn describe() {
         "tidegate_lost_total",
         "Batches that neither the broker nor a worker had any more, and that go out again."
     );
+    describe_counter!(
+        "tidegate_claims_total",
+        "Batches that were delivered before, by what their worker was told to do with them."
+    );
+    describe_counter!(
+        "tidegate_poisoned_total",
+        "Batches that are dead because workers died of them."
+    );
     describe_gauge!(
         "tidegate_level",
         "How bad it is: 0 ok, 1 warn, 2 critical; by what is measured."
