@@ -70,11 +70,21 @@ impl Topology {
     }
 
     fn remember(&self, depths: &BTreeMap<String, Depth>, found: Instant) {
-        let missing = depths.iter().filter(|(_, depth)| **depth == Depth::Missing);
-        for (queue, _) in missing {
-            tracing::info!(queue, "declared a queue that was not there");
-            self.lock().insert(queue.clone(), found);
+        let missing: Vec<&str> = depths
+            .iter()
+            .filter(|(_, depth)| **depth == Depth::Missing)
+            .map(|(queue, _)| queue.as_str())
+            .collect();
+        if !missing.is_empty() {
+            let queues = missing.join(",");
+            tracing::info!(
+                count = missing.len(),
+                queues,
+                "declared queues that were not there"
+            );
         }
+        let mut mended = self.lock();
+        mended.extend(missing.into_iter().map(|queue| (queue.to_owned(), found)));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Instant>> {

@@ -72,10 +72,20 @@ impl StartError {
 
 /// Starts everything, runs until a signal, and gives the exit code.
 pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
+    run_with(config_file, |_| {}).await
+}
+
+/// The same with handlers of one's own: `add` may add pipelines to those that are configured, or replace their
+/// handlers.
+pub async fn run_with(
+    config_file: Option<PathBuf>,
+    add: impl FnOnce(&mut Registry),
+) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     telemetry::init_metrics()?;
     let (sink, store) = open_sink(&config).await?;
-    let registry = registry(&config, store)?;
+    let mut registry = registry(&config, store)?;
+    add(&mut registry);
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.

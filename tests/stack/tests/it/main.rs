@@ -6,8 +6,11 @@
 
 mod bad_input;
 mod bad_setup;
+mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+mod lost;
 mod search_console;
 mod strangers;
+mod suspects;
