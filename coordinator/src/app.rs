@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use shared::ask::{Feedback, PermitAnswer, PermitRequest};
-use shared::broker::{BrokerError, Connector};
+use shared::broker::{BrokerError, Connector, PublishingPool};
 use shared::config::{Config, ConfigError, DatabaseUrl};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
@@ -26,7 +26,8 @@ use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::levels::{LevelsStage, SharedLevels};
-use crate::presence::PresenceStage;
+use crate::notice::Notice;
+use crate::presence::{PresenceStage, SharedFleet};
 use crate::reconcile::ReconcileStage;
 use crate::settlement::{Pulse, SettlementStage};
 use crate::submission::SubmissionStage;
@@ -141,49 +142,19 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         lost_after: config.reconcile.after.get(),
         draining: lifecycle.draining(),
     };
-    let (looks, looked) = watch::channel(None);
-    let depths = DepthsStage {
+    let ground = Ground {
+        config: &config,
+        instance: instance.clone(),
+        ledger: ledger.clone(),
         connector: connector.clone(),
         publishing: publishing.clone(),
-        topology: topology.clone(),
-        looks,
-        draining: lifecycle.draining(),
-    };
-    let reconcile = ReconcileStage {
-        ledger: ledger.clone(),
-        settlement: ledger.clone(),
-        looks: looked.clone(),
         topology: topology.clone(),
         fleet: fleet.clone(),
-        pulse,
-        lanes: config.lanes,
-        after: config.reconcile.after.get(),
         notices: tell.clone(),
-        draining: lifecycle.draining(),
+        lifecycle: &lifecycle,
     };
-    let levels = LevelsStage {
-        config: config.levels.clone(),
-        ledger: ledger.clone(),
-        views: ledger.clone(),
-        looks: looked,
-        notices: tell.clone(),
-        levels: SharedLevels::default(),
-        draining: lifecycle.draining(),
-    };
-    let ask = AskStage {
-        instance: instance.clone(),
-        connector: connector.clone(),
-        publishing: publishing.clone(),
-        lanes: config.lanes,
-        permits: Arc::new(NoLimits),
-        claims: Arc::new(Suspects {
-            ledger: ledger.clone(),
-            settlement: ledger.clone(),
-            fleet: fleet.clone(),
-            notices: tell.clone(),
-        }),
-        draining: lifecycle.draining(),
-    };
+    let (depths, reconcile, levels) = ground.watchers(pulse);
+    let ask = ground.ask();
     let submission = SubmissionStage {
         ledger: ledger.clone(),
         pipelines: config.pipelines.clone(),
@@ -233,6 +204,73 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         .map_err(anyhow::Error::from)?;
     tracing::info!(code, "coordinator stopped");
     Ok(code)
+}
+
+/// What the stages stand on.
+struct Ground<'a> {
+    config: &'a Config,
+    instance: Instance,
+    ledger: Arc<dyn Ledger>,
+    connector: Connector,
+    publishing: PublishingPool,
+    topology: Topology,
+    fleet: SharedFleet,
+    notices: mpsc::Sender<Notice>,
+    lifecycle: &'a Lifecycle,
+}
+
+impl Ground<'_> {
+    /// Who looks at the queues, and who draws conclusions from it.
+    fn watchers(&self, pulse: Arc<Mutex<Pulse>>) -> (DepthsStage, ReconcileStage, LevelsStage) {
+        let (looks, looked) = watch::channel(None);
+        let depths = DepthsStage {
+            connector: self.connector.clone(),
+            publishing: self.publishing.clone(),
+            topology: self.topology.clone(),
+            looks,
+            draining: self.lifecycle.draining(),
+        };
+        let reconcile = ReconcileStage {
+            ledger: self.ledger.clone(),
+            settlement: self.ledger.clone(),
+            looks: looked.clone(),
+            topology: self.topology.clone(),
+            fleet: self.fleet.clone(),
+            pulse,
+            lanes: self.config.lanes,
+            after: self.config.reconcile.after.get(),
+            notices: self.notices.clone(),
+            draining: self.lifecycle.draining(),
+        };
+        let levels = LevelsStage {
+            config: self.config.levels.clone(),
+            ledger: self.ledger.clone(),
+            views: self.ledger.clone(),
+            looks: looked,
+            notices: self.notices.clone(),
+            levels: SharedLevels::default(),
+            draining: self.lifecycle.draining(),
+        };
+        (depths, reconcile, levels)
+    }
+
+    fn ask(&self) -> AskStage {
+        let suspects = Suspects {
+            ledger: self.ledger.clone(),
+            settlement: self.ledger.clone(),
+            fleet: self.fleet.clone(),
+            notices: self.notices.clone(),
+        };
+        AskStage {
+            instance: self.instance.clone(),
+            connector: self.connector.clone(),
+            publishing: self.publishing.clone(),
+            lanes: self.config.lanes,
+            permits: Arc::new(NoLimits),
+            claims: Arc::new(suspects),
+            draining: self.lifecycle.draining(),
+        }
+    }
 }
 
 /// How long a stopping coordinator waits for requests and groups under way. Nothing is lost when it does

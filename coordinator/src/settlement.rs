@@ -116,14 +116,13 @@ impl Consumer for SettlementStage {
         }
         let mut deliveries = select_all(streams);
         loop {
-            let first = match deliveries.next().now_or_never() {
-                Some(first) => first,
-                None => {
-                    let _resting = self.rest();
-                    tokio::select! {
-                        first = deliveries.next() => first,
-                        () = self.draining.cancelled() => return Ok(()),
-                    }
+            let first = if let Some(first) = deliveries.next().now_or_never() {
+                first
+            } else {
+                let _resting = self.rest();
+                tokio::select! {
+                    first = deliveries.next() => first,
+                    () = self.draining.cancelled() => return Ok(()),
                 }
             };
             let Some(first) = first else {

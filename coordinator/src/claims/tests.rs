@@ -79,13 +79,13 @@ fn a_cancelled_runs_batch_is_not_run() {
 
 #[test]
 fn deaths_are_counted_as_the_table_says() {
+    use Before::{Died, Lives};
+    use ClaimAnswer::{Alone, Run};
     let remember = |answer, deaths, alone_on: Option<&str>| Ruling::Remember {
         answer,
         deaths,
         alone_on: alone_on.map(instance),
     };
-    use Before::{Died, Lives};
-    use ClaimAnswer::{Alone, Run};
     let cases = [
         (0, None, false, Lives, remember(Run, 0, None)),
         (0, None, false, Died, remember(Alone, 1, None)),

@@ -68,7 +68,7 @@ async fn a_cancelled_runs_batches_stop_and_are_handed_back() {
     let ended = scripted
         .stack
         .api
-        .wait_until_ended(run.run, SOON)
+        .wait_until_ended(run.run, 2 * SOON)
         .await
         .unwrap();
     assert_eq!(

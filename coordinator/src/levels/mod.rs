@@ -1,9 +1,10 @@
 //! Levels: whether something piles up. `ok`, `warn` or `critical`, with hysteresis, for what waits for the
 //! coordinator itself, the backlog, the work queues, and the oldest batch that could go out.
 
+mod level;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,71 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::depths::{Depths, Looks};
 use crate::ledger::{LedgerError, OperatorViews, SubmissionLedger};
 use crate::notice::Notice;
+pub use level::{Level, Measure, Thresholds};
 
 /// How often everything is measured.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 /// When whoever was refused should try again: after the next two looks.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-
-/// How bad it is.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// As it should be.
-    #[default]
-    Ok,
-    /// Somebody should know.
-    Warn,
-    /// Somebody should act.
-    Critical,
-}
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// Messages with outcomes, and notices, that wait for the coordinator.
-    Inbox,
-    /// Batches that are pending.
-    Backlog,
-    /// Messages that wait in the work queues.
-    Depth,
-    /// Seconds for which the oldest batch that may go out has waited.
-    Age,
-}
-
-/// From when on a value is how bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thresholds {
-    /// [`Level::Warn`] from here on.
-    pub warn: u64,
-    /// [`Level::Critical`] from here on.
-    pub critical: u64,
-}
-
-impl Thresholds {
-    /// The level of a value after another level: up at once, down only below 80 % of where that level begins.
-    #[must_use]
-    pub fn level(&self, before: Level, value: u64) -> Level {
-        let reached = |threshold: u64, at: Level| {
-            let low = if before >= at {
-                threshold - threshold / 5
-            } else {
-                threshold
-            };
-            value >= low
-        };
-        if reached(self.critical, Level::Critical) {
-            Level::Critical
-        } else if reached(self.warn, Level::Warn) {
-            Level::Warn
-        } else {
-            Level::Ok
-        }
-    }
-}
 
 /// One measure as it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +86,7 @@ impl SharedLevels {
         view.broker_blocked = measured.blocked;
         let mut changes = Vec::new();
         for (measure, value) in measured.values {
-            let thresholds = thresholds(config, measure);
+            let thresholds = Thresholds::of(measure, config);
             let before = view
                 .measures
                 .get(&measure)
@@ -170,19 +112,6 @@ impl SharedLevels {
     fn lock(&self) -> std::sync::MutexGuard<'_, LevelsView> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn thresholds(config: &LevelsConfig, measure: Measure) -> Thresholds {
-    let (warn, critical) = match measure {
-        Measure::Inbox => (config.inbox_warn, config.inbox_critical),
-        Measure::Backlog => (config.backlog_warn, config.backlog_critical),
-        Measure::Depth => (config.depth_warn, config.depth_critical),
-        Measure::Age => (
-            config.age_warn.get().as_secs(),
-            config.age_critical.get().as_secs(),
-        ),
-    };
-    Thresholds { warn, critical }
 }
 
 struct Measured {
@@ -314,65 +243,9 @@ fn export(view: &LevelsView) {
     metrics::gauge!("tidegate_broker_blocked").set(blocked);
 }
 
-impl Measure {
-    /// The word that stands for it in metrics, logs and the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbox => "inbox",
-            Self::Backlog => "backlog",
-            Self::Depth => "depth",
-            Self::Age => "age",
-        }
-    }
-}
-
-impl fmt::Display for Measure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Critical => "critical",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const INBOX: Thresholds = Thresholds {
-        warn: 500,
-        critical: 800,
-    };
-
-    #[test]
-    fn a_level_rises_at_once_and_falls_late() {
-        let mut level = Level::Ok;
-        let course = [
-            (499, Level::Ok),
-            (500, Level::Warn),
-            (401, Level::Warn),
-            (400, Level::Warn),
-            (399, Level::Ok),
-            (800, Level::Critical),
-            (640, Level::Critical),
-            (639, Level::Warn),
-            (799, Level::Warn),
-            (5_000, Level::Critical),
-            (0, Level::Ok),
-        ];
-        for (value, expected) in course {
-            level = INBOX.level(level, value);
-            assert_eq!(level, expected, "at {value}");
-        }
-    }
 
     fn measured(inbox: Option<u64>, age: u64, blocked: bool) -> Measured {
         Measured {
