@@ -13,24 +13,29 @@ use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Hosts, Patience, Server, Tokens};
 use crate::ask::{AskStage, Permits};
 use crate::claims::Suspects;
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
 use crate::depths::DepthsStage;
 use crate::dispatch::DispatchStage;
+use crate::doctor::Doctor;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::levels::{LevelsStage, SharedLevels};
 use crate::notice::Notice;
+use crate::operations::Operations;
+use crate::operations::cancel::CancelStage;
+use crate::operations::control::ControlStage;
 use crate::presence::{PresenceStage, SharedFleet};
 use crate::reconcile::ReconcileStage;
 use crate::settlement::{Pulse, SettlementStage};
-use crate::submission::SubmissionStage;
+use crate::submission::{NoWebhooks, Room, SubmissionStage};
 use crate::topology::Topology;
 
 /// Notices that wait for the dispatcher. When it is behind, the stages that tell it wait.
@@ -107,41 +112,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let (tell, notices) = mpsc::channel(NOTICES);
     let fleet = Arc::new(Mutex::new(Fleet::default()));
     let publishing = connector.publishing_pool();
-    let pulse = Arc::new(Mutex::new(Pulse::new(Instant::now())));
-    let dispatch = DispatchStage {
-        ledger: ledger.clone(),
-        publishing: publishing.clone(),
-        topology: topology.clone(),
-        notices,
-        draining: lifecycle.draining(),
-    };
-    let settlement = SettlementStage {
-        ledger: ledger.clone(),
-        connector: connector.clone(),
-        publishing: publishing.clone(),
-        lanes: config.lanes,
-        pipelines: config.pipelines.clone(),
-        pulse: pulse.clone(),
-        notices: tell.clone(),
-        draining: lifecycle.draining(),
-    };
-    let dead = DeadStage {
-        ledger: ledger.clone(),
-        connector: connector.clone(),
-        publishing: publishing.clone(),
-        notices: tell.clone(),
-        draining: lifecycle.draining(),
-    };
-    let presence = PresenceStage {
-        instance: instance.clone(),
-        connector: connector.clone(),
-        fleet: fleet.clone(),
-        told: HashMap::new(),
-        notices: tell.clone(),
-        lanes: config.lanes,
-        lost_after: config.reconcile.after.get(),
-        draining: lifecycle.draining(),
-    };
+    let levels = SharedLevels::default();
     let ground = Ground {
         config: &config,
         instance: instance.clone(),
@@ -153,24 +124,78 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         notices: tell.clone(),
         lifecycle: &lifecycle,
     };
-    let (depths, reconcile, levels) = ground.watchers(pulse);
+    let settlement = ground.settlement();
+    let dead = ground.dead();
+    let presence = ground.presence();
+    let (depths, reconcile, levels_stage) =
+        ground.watchers(settlement.pulse.clone(), levels.clone());
     let ask = ground.ask();
+    let dispatch = DispatchStage {
+        ledger: ledger.clone(),
+        publishing: publishing.clone(),
+        topology: topology.clone(),
+        notices,
+        draining: lifecycle.draining(),
+    };
+    let (cancelled, tasks) = (Arc::new(Notify::new()), TaskTracker::new());
+    let (cancelling, cancelling_now) = watch::channel(Vec::new());
+    let cancel = CancelStage {
+        ledger: ledger.clone(),
+        cancelled: cancelled.clone(),
+        cancelling,
+        tasks: tasks.clone(),
+        draining: lifecycle.draining(),
+    };
+    let control = ControlStage {
+        instance: instance.clone(),
+        publishing: publishing.clone(),
+        cancelling: cancelling_now,
+        draining: lifecycle.draining(),
+    };
+    let operations = Operations {
+        ledger: ledger.clone(),
+        views: ledger.clone(),
+        notices: tell.clone(),
+        cancelled,
+        tasks,
+        draining: lifecycle.draining(),
+    };
     let submission = SubmissionStage {
         ledger: ledger.clone(),
         pipelines: config.pipelines.clone(),
-        backlog_limit: config.api.backlog_limit,
+        room: Room::new(config.api.backlog_limit),
+        pressure: Arc::new(levels.clone()),
+        webhooks: Arc::new(NoWebhooks),
         notices: tell,
     };
-    let api = Api {
-        ledger,
+    let doctor = Doctor {
+        config: config.clone(),
+        connector: connector.clone(),
+        publishing,
+        ledger: ledger.clone(),
+        fleet: fleet.clone(),
+    };
+    let api = Arc::new(Api {
+        ledger: ledger.clone(),
+        operators: ledger,
         submission,
+        operations,
         fleet,
+        levels,
+        doctor,
         metrics,
-        token: config.api.token.clone(),
+        tokens: Tokens::new(&config.api.all_tokens()?),
+        hosts: Hosts::new(&config.api),
+    });
+    let server = Server {
+        listener,
+        max_connections: config.api.max_connections,
+        patience: Patience::default(),
+        draining: lifecycle.draining(),
     };
 
     tracing::info!(
-        api = %format!("http://{}", listener.local_addr().unwrap_or(address)),
+        api = %format!("http://{}", server.listener.local_addr().unwrap_or(address)),
         broker = %connector.address(),
         ledger = %config.ledger_url().address(),
         pipelines = config.pipelines.len(),
@@ -195,9 +220,11 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     );
     lifecycle.spawn("ask", keep_consuming("ask", ask, topology, draining()));
     lifecycle.spawn("reconcile", reconcile.run());
-    lifecycle.spawn("levels", levels.run());
+    lifecycle.spawn("levels", levels_stage.run());
     lifecycle.spawn("dispatch", dispatch.run(config));
-    lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
+    lifecycle.spawn("cancel", cancel.run());
+    lifecycle.spawn("control", control.run());
+    lifecycle.spawn("api", api::serve(api, server));
     let code = lifecycle
         .run(DRAIN_PATIENCE)
         .await
@@ -220,8 +247,48 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    fn settlement(&self) -> SettlementStage {
+        SettlementStage {
+            ledger: self.ledger.clone(),
+            connector: self.connector.clone(),
+            publishing: self.publishing.clone(),
+            lanes: self.config.lanes,
+            pipelines: self.config.pipelines.clone(),
+            pulse: Arc::new(Mutex::new(Pulse::new(Instant::now()))),
+            notices: self.notices.clone(),
+            draining: self.lifecycle.draining(),
+        }
+    }
+
+    fn dead(&self) -> DeadStage {
+        DeadStage {
+            ledger: self.ledger.clone(),
+            connector: self.connector.clone(),
+            publishing: self.publishing.clone(),
+            notices: self.notices.clone(),
+            draining: self.lifecycle.draining(),
+        }
+    }
+
+    fn presence(&self) -> PresenceStage {
+        PresenceStage {
+            instance: self.instance.clone(),
+            connector: self.connector.clone(),
+            fleet: self.fleet.clone(),
+            told: HashMap::new(),
+            notices: self.notices.clone(),
+            lanes: self.config.lanes,
+            lost_after: self.config.reconcile.after.get(),
+            draining: self.lifecycle.draining(),
+        }
+    }
+
     /// Who looks at the queues, and who draws conclusions from it.
-    fn watchers(&self, pulse: Arc<Mutex<Pulse>>) -> (DepthsStage, ReconcileStage, LevelsStage) {
+    fn watchers(
+        &self,
+        pulse: Arc<Mutex<Pulse>>,
+        levels: SharedLevels,
+    ) -> (DepthsStage, ReconcileStage, LevelsStage) {
         let (looks, looked) = watch::channel(None);
         let depths = DepthsStage {
             connector: self.connector.clone(),
@@ -248,7 +315,7 @@ impl Ground<'_> {
             views: self.ledger.clone(),
             looks: looked,
             notices: self.notices.clone(),
-            levels: SharedLevels::default(),
+            levels,
             draining: self.lifecycle.draining(),
         };
         (depths, reconcile, levels)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared::id::BatchId;
 use shared::name::{Instance, PipelineName};
 use shared::presence::{GONE_AFTER, Presence, RETURNED_FOR};
+use utoipa::ToSchema;
 
 /// The live workers.
 #[derive(Debug, Default)]
@@ -30,17 +31,20 @@ struct Seen {
 }
 
 /// One live worker, as it is shown.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {
     /// Its name.
+    #[schema(value_type = String)]
     pub worker: Instance,
     /// Its program version.
     pub version: String,
     /// The pipelines that it serves.
+    #[schema(value_type = Vec<String>)]
     pub pipelines: Vec<PipelineName>,
     /// How many batches it runs at once.
     pub slots: u32,
     /// What it holds.
+    #[schema(value_type = Vec<uuid::Uuid>)]
     pub holding: Vec<BatchId>,
     /// Whether it finishes what it holds and takes nothing new.
     pub draining: bool,

@@ -21,6 +21,22 @@ pub fn describe() {
         "Outcomes by what they did to their batch."
     );
     describe_counter!(
+        "tidegate_strange_outcomes_total",
+        "Messages with outcomes that cannot be settled, put aside, by reason."
+    );
+    describe_counter!(
+        "tidegate_cancelled_total",
+        "Pending batches that were cancelled because their run was."
+    );
+    describe_counter!(
+        "tidegate_redriven_total",
+        "Dead batches that an operator made pending again."
+    );
+    describe_counter!(
+        "tidegate_discarded_total",
+        "Dead batches that an operator called off."
+    );
+    describe_counter!(
         "tidegate_redelivered_outcomes_total",
         "Outcomes of attempts that the broker had delivered before."
     );

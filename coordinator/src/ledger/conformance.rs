@@ -145,7 +145,7 @@ async fn a_run_exists_only_once_it_is_accepted(backend: &impl Backend) {
     ledger.open_run(&run).await.unwrap();
     ledger.append(run.id, &batches("a", 3)).await.unwrap();
     assert_eq!(ledger.run(run.id).await.unwrap(), None);
-    assert_eq!(ledger.runs(None, 10).await.unwrap(), []);
+    assert_eq!(ledger.runs(None, None, 10).await.unwrap(), []);
     assert_eq!(ledger.backlogs(None).await.unwrap(), []);
     assert_eq!(ledger.backlog().await.unwrap(), 0);
 
@@ -400,10 +400,19 @@ async fn batches_go_out_and_are_settled(backend: &impl Backend) {
     assert_eq!(shown.finished_at, Some(NOW + Duration::from_secs(5)));
     assert_eq!((shown.rows, shown.statistics["api_calls"]), (7, 6));
     assert_eq!(
-        ledger.runs(Some(RunState::Completed), 10).await.unwrap(),
+        ledger
+            .runs(Some(RunState::Completed), None, 10)
+            .await
+            .unwrap(),
         [shown]
     );
-    assert_eq!(ledger.runs(Some(RunState::Running), 10).await.unwrap(), []);
+    assert_eq!(
+        ledger
+            .runs(Some(RunState::Running), None, 10)
+            .await
+            .unwrap(),
+        []
+    );
 }
 
 async fn an_outcome_may_overtake_its_recording(backend: &impl Backend) {

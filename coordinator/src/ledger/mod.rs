@@ -205,8 +205,13 @@ impl Memory {
 pub trait LedgerViews: Send + Sync + 'static {
     /// One run.
     async fn run(&self, run: RunId) -> Result<Option<Run>, LedgerError>;
-    /// Runs, newest first.
-    async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, LedgerError>;
+    /// Runs, newest first: those in this state, older than the given one.
+    async fn runs(
+        &self,
+        state: Option<RunState>,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<Run>, LedgerError>;
     /// Dead batches, newest first.
     async fn dead(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadBatch>, LedgerError>;
 }

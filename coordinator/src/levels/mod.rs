@@ -15,10 +15,12 @@ use shared::config::LevelsConfig;
 use shared::topology::{OUTCOMES, WORK};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::depths::{Depths, Looks};
 use crate::ledger::{LedgerError, OperatorViews, SubmissionLedger};
 use crate::notice::Notice;
+use crate::submission::{Pressure, Retry};
 pub use level::{Level, Measure, Thresholds};
 
 /// How often everything is measured.
@@ -27,7 +29,7 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// One measure as it is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureView {
     /// How bad it is.
     pub level: Level,
@@ -40,7 +42,7 @@ pub struct MeasureView {
 }
 
 /// All of them, as they are shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LevelsView {
     /// The worst of them.
     pub level: Level,
@@ -59,21 +61,6 @@ impl SharedLevels {
     #[must_use]
     pub fn view(&self) -> LevelsView {
         self.lock().clone()
-    }
-
-    /// When to try again, if a submission should not be taken just now: the coordinator or the broker has more
-    /// than it can take. A large or an old backlog is no reason: it is what the ledger is for, and has a limit
-    /// of its own.
-    #[must_use]
-    pub fn refuse(&self) -> Option<Duration> {
-        let view = self.lock();
-        let critical = |measure| {
-            view.measures
-                .get(&measure)
-                .is_some_and(|shown| shown.level == Level::Critical)
-        };
-        let refuse = view.broker_blocked || critical(Measure::Inbox) || critical(Measure::Depth);
-        refuse.then_some(RETRY_AFTER)
     }
 
     /// Takes in what was measured, and returns what has changed: what, from, to.
@@ -111,6 +98,32 @@ impl SharedLevels {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LevelsView> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A large or an old backlog is no reason to refuse submissions: it is what the ledger is for, and has a limit of
+/// its own.
+impl Pressure for SharedLevels {
+    fn refuse(&self) -> Option<Retry> {
+        let view = self.lock();
+        let critical = |measure| {
+            view.measures
+                .get(&measure)
+                .is_some_and(|shown| shown.level == Level::Critical)
+        };
+        let reason = if view.broker_blocked {
+            "the broker takes no messages: it is short of memory or disk"
+        } else if critical(Measure::Inbox) {
+            "the coordinator has more to settle than it should"
+        } else if critical(Measure::Depth) {
+            "the work queues hold more than they should"
+        } else {
+            return None;
+        };
+        Some(Retry {
+            reason: reason.to_owned(),
+            after: RETRY_AFTER,
+        })
     }
 }
 

@@ -121,7 +121,17 @@ impl ReconcileStage {
             );
         }
         for group in lost.chunks(GROUP) {
-            self.settle(group).await?;
+            match self.settle(group).await {
+                Err(LedgerError::Damaged { .. }) if group.len() > 1 => {
+                    // One row that makes no sense holds up nobody else.
+                    for batch in group {
+                        if let Err(error) = self.settle(std::slice::from_ref(batch)).await {
+                            tracing::error!(%error, batch.id = %batch.id, "cannot have a lost batch go out again");
+                        }
+                    }
+                }
+                settled => settled?,
+            }
         }
         Ok(())
     }

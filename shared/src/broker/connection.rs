@@ -7,9 +7,12 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::publisher::ConfirmingChannel;
-use super::{Answering, BrokerError, Deliveries, Publisher, Settle, subscription};
+use super::{
+    Answering, BrokerError, Deliveries, Greeting, Publisher, Settle, greeting, subscription,
+};
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
@@ -95,6 +98,24 @@ impl Connector {
             }
         }
         None
+    }
+
+    /// How the broker introduces itself; `None` when that cannot be heard: over TLS, or because it is no
+    /// greeting.
+    pub async fn greeting(&self) -> Result<Option<Greeting>, BrokerError> {
+        let unreachable = |problem: String| BrokerError::Unreachable {
+            address: self.address.clone(),
+            problem,
+        };
+        let url = Url::parse(self.url.expose_secret()).map_err(|e| unreachable(e.to_string()))?;
+        let Some(host) = url.host_str().filter(|_| url.scheme() == "amqp") else {
+            return Ok(None);
+        };
+        let port = url.port().unwrap_or(5672);
+        match timeout(self.answer_timeout, greeting::read(host, port)).await {
+            Ok(read) => read.map_err(|error| unreachable(error.to_string())),
+            Err(_) => Err(BrokerError::Timeout("greeting")),
+        }
     }
 
     /// Closes a connection. One that cannot say goodbye is noticed by the broker anyway.

@@ -11,6 +11,7 @@ mod connection;
 mod declare;
 mod depth;
 mod error;
+mod greeting;
 mod publisher;
 mod subscription;
 
@@ -20,5 +21,6 @@ pub use connection::{Connector, PublishingPool};
 pub use declare::{check, declare, declare_own_queue};
 pub use depth::{Depth, depths};
 pub use error::BrokerError;
+pub use greeting::Greeting;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};

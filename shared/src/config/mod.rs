@@ -4,6 +4,7 @@
 //! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. What comes out is
 //! checked: no later code has to look at a number again.
 
+mod api;
 mod broker;
 mod error;
 mod levels;
@@ -20,13 +21,14 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
 pub use levels::LevelsConfig;
 pub use pipeline::{HandlerKind, PipelineConfig};
 pub use reconcile::ReconcileConfig;
 pub use search_console::SearchConsoleConfig;
-pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
+pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
 
 use crate::name::PipelineName;

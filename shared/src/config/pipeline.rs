@@ -86,6 +86,13 @@ impl PipelineConfig {
         Backoff::new(self.retry_base.get(), self.retry_cap.get())
     }
 
+    /// How many batches may be out: enough for so many live slots and the look-ahead, within bounds.
+    #[must_use]
+    pub fn window(&self, slots: u32) -> u32 {
+        let wanted = slots.saturating_mul(self.look_ahead);
+        wanted.clamp(self.window_min, self.window_max)
+    }
+
     pub(super) fn check(&self, name: &PipelineName) -> Result<(), ConfigError> {
         let wrong = |key: &str, problem: String| {
             Err(ConfigError::wrong(
