@@ -64,6 +64,13 @@ impl Fleet {
         self.listening = Some(now);
     }
 
+    /// Workers could not speak until now: nothing follows from their silence.
+    pub fn excuse_silence(&mut self, now: Instant) {
+        if self.listening.is_some() {
+            self.listening = Some(now);
+        }
+    }
+
     /// Nobody is heard any more.
     pub fn is_deaf(&mut self) {
         self.listening = None;

@@ -26,8 +26,7 @@ use crate::run::BatchState;
 pub const POISON: &str = "poison";
 /// Deaths after which a batch is dead: one with neighbours, two alone.
 pub const MAX_DEATHS: u32 = 3;
-/// How long the word that a batch was given back may be behind the batch itself: both take a millisecond, by
-/// different ways.
+/// How long a worker's word may be behind its batch: both take a millisecond, by different ways.
 const WORD_BEHIND: Duration = Duration::from_millis(200);
 /// How long a worker that ran a batch alone has to speak, before it is taken for dead: it does so every two
 /// seconds, and may have lost its connection only.
@@ -171,7 +170,9 @@ impl Suspects {
 
     fn gives_a_sign(&self, suspect: &Suspect, request: &ClaimRequest, asked: Instant) -> bool {
         let mut fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
-        let spoke = |worker| fleet.last_words(worker).is_some_and(|at| at > asked);
+        // What it said just before it died may arrive a little later.
+        let since = asked + WORD_BEHIND;
+        let spoke = |worker| fleet.last_words(worker).is_some_and(|at| at > since);
         suspect.alone_on.as_ref().is_some_and(spoke) || fleet.take_returned(request.batch)
     }
 

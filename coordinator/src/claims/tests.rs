@@ -214,7 +214,20 @@ async fn what_was_given_back_is_run_even_if_the_word_comes_a_little_late() {
 async fn a_worker_that_lost_its_connection_has_not_died() {
     let (suspects, memory, _heard) = suspects(suspect(2, Some("before")));
     let late = async {
-        sleep(Duration::from_millis(100)).await;
+        sleep(WORD_BEHIND * 2).await;
+        suspects.hear(words("before", vec![]));
+    };
+    let asking = suspects.answer(BatchId::generate(), "now", false);
+    let (answer, ()) = tokio::join!(asking, late);
+    assert_eq!(answer, ClaimAnswer::Alone);
+    assert_eq!(memory.suspect.lock().unwrap().deaths, 2);
+}
+
+#[tokio::test]
+async fn last_words_are_no_sign_of_life() {
+    let (suspects, memory, _heard) = suspects(suspect(1, Some("before")));
+    let late = async {
+        sleep(WORD_BEHIND / 4).await;
         suspects.hear(words("before", vec![]));
     };
     let asking = suspects.answer(BatchId::generate(), "now", false);

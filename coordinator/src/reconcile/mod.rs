@@ -80,6 +80,7 @@ impl ReconcileStage {
     /// Looks until draining.
     pub async fn run(mut self) -> Result<(), Infallible> {
         let mut sightings = Sightings::default();
+        let mut told_of_strangers = false;
         loop {
             tokio::select! {
                 changed = self.looks.changed() => if changed.is_err() {
@@ -89,16 +90,41 @@ impl ReconcileStage {
                 () = self.draining.cancelled() => return Ok(()),
             }
             let depths = self.looks.borrow_and_update().clone();
-            if let Some(depths) = depths {
-                sightings.note(&depths);
-                if let Err(error) = self.round(&depths, &sightings).await {
-                    tracing::error!(%error, "cannot look for lost batches");
+            let Some(depths) = depths else { continue };
+            sightings.note(&depths);
+            if !self.can_hear(&depths) {
+                continue;
+            }
+            match self.round(&depths, &sightings).await {
+                Ok(doubts) => {
+                    let strangers = doubts.get(&Doubt::Strangers).copied();
+                    if let Some(batches) = strangers.filter(|_| !told_of_strangers) {
+                        tracing::warn!(
+                            batches,
+                            "work queues have consumers that are no live worker: nothing there is taken for lost"
+                        );
+                    }
+                    told_of_strangers = strangers.is_some();
                 }
+                Err(error) => tracing::error!(%error, "cannot look for lost batches"),
             }
         }
     }
 
-    async fn round(&self, depths: &Depths, sightings: &Sightings) -> Result<(), LedgerError> {
+    /// Whether workers could say what they have.
+    fn can_hear(&self, depths: &Depths) -> bool {
+        let mut fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+        if depths.blocked {
+            fleet.excuse_silence(Instant::now());
+        }
+        fleet.is_listening() && !depths.blocked
+    }
+
+    async fn round(
+        &self,
+        depths: &Depths,
+        sightings: &Sightings,
+    ) -> Result<BTreeMap<Doubt, usize>, LedgerError> {
         let now = Timestamp::now();
         let shortest = self.after.min(evidence::GONE_PATIENCE);
         let before = now.checked_sub(shortest).unwrap_or(Timestamp::MIN);
@@ -114,12 +140,6 @@ impl ReconcileStage {
         if !doubts.is_empty() {
             tracing::debug!(?doubts, "batches that are out and may not be lost");
         }
-        if let Some(count) = doubts.get(&Doubt::Strangers) {
-            tracing::warn!(
-                batches = count,
-                "work queues have consumers that are no live worker: nothing there is taken for lost"
-            );
-        }
         for group in lost.chunks(GROUP) {
             match self.settle(group).await {
                 Err(LedgerError::Damaged { .. }) if group.len() > 1 => {
@@ -133,7 +153,7 @@ impl ReconcileStage {
                 settled => settled?,
             }
         }
-        Ok(())
+        Ok(doubts)
     }
 
     fn evidence(
