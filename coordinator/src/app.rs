@@ -134,6 +134,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         ledger: ledger.clone(),
         publishing: publishing.clone(),
         topology: topology.clone(),
+        paused: ledger.paused_pipelines().await?,
         notices,
         draining: lifecycle.draining(),
     };

@@ -17,6 +17,10 @@ pub fn describe() {
         "Groups that were not published whole."
     );
     describe_counter!(
+        "tidegate_places_freed_total",
+        "Batches that held a place in the window and were not out by the ledger."
+    );
+    describe_counter!(
         "tidegate_settled_total",
         "Outcomes by what they did to their batch."
     );

@@ -10,7 +10,7 @@ use shared::id::BatchId;
 use shared::name::Attempt;
 use tokio::sync::mpsc;
 
-use super::Answer;
+use super::hearing::Answer;
 use crate::ledger::DispatchLedger;
 
 /// Most attempts of one transaction.
@@ -39,7 +39,6 @@ pub(super) async fn run(
             tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
         }
         metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
-        let recorded = group.into_iter().map(|(batch, _)| batch).collect();
-        let _ = answers.send(Answer::Recorded(recorded)).await;
+        let _ = answers.send(Answer::Recorded(group)).await;
     }
 }

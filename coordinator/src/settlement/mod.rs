@@ -351,11 +351,13 @@ impl SettlementStage {
     }
 
     fn policy(&self, pipeline: &PipelineName) -> RetryPolicy {
-        let config = self.pipelines.get(pipeline).cloned().unwrap_or_default();
-        RetryPolicy {
+        let policy = |config: &PipelineConfig| RetryPolicy {
             max_attempts: config.max_attempts,
             backoff: config.backoff(),
-        }
+        };
+        self.pipelines
+            .get(pipeline)
+            .map_or_else(|| policy(&PipelineConfig::default()), policy)
     }
 }
 

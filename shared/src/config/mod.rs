@@ -13,6 +13,7 @@ mod reconcile;
 mod search_console;
 mod sections;
 mod span;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub use reconcile::ReconcileConfig;
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
+pub use weight::{Weight, WeightError};
 
 use crate::name::PipelineName;
 use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
@@ -127,6 +129,11 @@ impl Config {
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
         }
+        let [plan, slice] = [PLAN_PIPELINE, SLICE_PIPELINE]
+            .map(|name| PipelineName::new(name).expect("the built-in names are well-formed"));
+        if let Some(plan) = self.pipelines.get_mut(&plan) {
+            plan.feeds.insert(slice);
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -145,6 +152,7 @@ impl Config {
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
         }
+        pipeline::check_feeds(&self.pipelines)?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));

@@ -57,6 +57,26 @@ fn wrong_values_say_what_would_be_right() {
             "inbox_warn <= inbox_critical",
         ),
         ("[levels]\nage_warn = \"7h\"", "age_critical"),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nweights = { a = 0.01 }",
+            "0.1 to 100",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\ndownstream_limit = 0",
+            "1 to 1000000",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]",
+            "not configured",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]\n[pipelines.y]\nhandler = \"noop\"\nfeeds = [\"x\"]",
+            "leads back",
+        ),
+        (
+            "[pipelines.\"gsc.slice\"]\nfeeds = [\"gsc.plan\"]",
+            "leads back",
+        ),
         ("[search_console]\ntypes = [\"wob\"]", "web"),
         (
             "[search_console]\nrate_start = 0.0",
@@ -106,4 +126,22 @@ fn the_environment_wins_over_the_file() {
         assert_eq!(config.served_pipelines().len(), 2);
         Ok(())
     });
+}
+
+#[test]
+fn dispatch_is_told_about_shares_and_stages() {
+    let config = read(
+        "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"gsc.plan\"]\n\
+         [pipelines.x.weights]\n\"sc-domain:example.com\" = 5\nother = 0.5",
+    )
+    .unwrap();
+    let pipeline = |name: &str| &config.pipelines[&PipelineName::new(name).unwrap()];
+    let weights: Vec<u32> = pipeline("x").weights.values().map(|w| w.tenths()).collect();
+    assert_eq!(weights, [5, 50]);
+    let fed: Vec<_> = pipeline("gsc.plan")
+        .feeds
+        .iter()
+        .map(PipelineName::as_str)
+        .collect();
+    assert_eq!(fed, ["gsc.slice"]);
 }

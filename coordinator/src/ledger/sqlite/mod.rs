@@ -140,18 +140,35 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::ConnectOptions;
+
     use super::*;
     use crate::ledger::conformance;
 
     struct Files(tempfile::TempDir);
 
+    impl Files {
+        fn path(&self) -> std::path::PathBuf {
+            self.0.path().join("folder/ledger.db")
+        }
+    }
+
     impl conformance::Backend for Files {
         type Ledger = SqliteLedger;
 
-        async fn open(&self) -> SqliteLedger {
-            SqliteLedger::open(&self.0.path().join("folder/ledger.db"))
-                .await
-                .unwrap()
+        async fn try_open(&self) -> Result<SqliteLedger, LedgerError> {
+            SqliteLedger::open(&self.path()).await
+        }
+
+        async fn execute(&self, sql: &str) {
+            let options = SqliteConnectOptions::new().filename(self.path());
+            let mut connection = options.connect().await.unwrap();
+            let sql = sqlx::AssertSqlSafe(sql.to_owned());
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
+
+        fn literal(&self, id: BatchId) -> String {
+            format!("unhex('{id}', '-')")
         }
     }
 

@@ -1,37 +1,16 @@
-//! What the coordinator tells all workers: nothing more of a cancelled run is started, and what runs is stopped.
+//! A cancelled run ends soon, whatever its batches are doing.
 
 use std::time::Duration;
 
+use coordinator::run::RunState;
 use harness::rabbitmq::shared as broker;
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use scenario::script::{PIPELINE, Scripted};
-use shared::control::{CONTROL_TYPE, Control};
 use shared::id::RunId;
-use shared::name::Instance;
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn say(channel: &Channel, cancelled: Vec<RunId>) {
-    let control = Control {
-        coordinator: Instance::from("by hand".to_owned()),
-        cancelled,
-    };
-    let properties = BasicProperties::default().with_type(CONTROL_TYPE.into());
-    let body = serde_json::to_vec(&control).unwrap();
-    let options = BasicPublishOptions::default();
-    let sent = channel.basic_publish(
-        "tidegate.control".into(),
-        "".into(),
-        options,
-        &body,
-        properties,
-    );
-    sent.await.unwrap().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_runs_batches_stop_and_are_handed_back() {
+/// Two batches are being worked on and will not end, two are in the worker's hands.
+async fn midway() -> (Scripted<'static>, RunId) {
     let mut scripted = Scripted::start(broker(), "").await.unwrap();
     scripted.hold("a").unwrap();
     scripted.stack.set("TIDEGATE_WORKER__SLOTS", "2");
@@ -41,39 +20,50 @@ async fn a_cancelled_runs_batches_stop_and_are_handed_back() {
         .collect();
     let run = scripted.stack.api.submit(PIPELINE, lines).await.unwrap();
     scripted.wait_for_starts("a", 2, SOON).await.unwrap();
-    let url = scripted.stack.vhost().url();
-    let connection = Connection::connect(&url, ConnectionProperties::default())
-        .await
-        .unwrap();
-    let channel = connection.create_channel().await.unwrap();
+    (scripted, run.run)
+}
 
-    say(&channel, vec![run.run]).await;
-    // The ledger knows of no cancellation here, so what is handed back waits to go out again.
-    scripted
+async fn all_are_cancelled(scripted: &Scripted<'_>, run: RunId) {
+    let ended = scripted
         .stack
         .api
-        .wait_for_run(run.run, "all to be handed back", SOON, |run| {
-            run.batches.pending == 4
+        .wait_for_run(run, "all to be cancelled", SOON, |run| {
+            run.batches.cancelled == 4
         })
         .await
         .unwrap();
     assert_eq!(
-        scripted.starts().unwrap().len(),
-        2,
-        "two were never started"
-    );
-
-    say(&channel, vec![]).await;
-    scripted.let_go("a").unwrap();
-    let ended = scripted
-        .stack
-        .api
-        .wait_until_ended(run.run, 2 * SOON)
-        .await
-        .unwrap();
-    assert_eq!(
-        (ended.batches.completed, ended.retries),
-        (4, 0),
+        (ended.state, ended.retries),
+        (RunState::Cancelled, 0),
         "{ended:?}"
     );
+    let starts = scripted.starts().unwrap();
+    assert_eq!(starts.len(), 2, "the other two were never started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_is_stopped_and_what_waits_is_not_started() {
+    let (mut scripted, run) = midway().await;
+    scripted.stack.api.cancel(run).await.unwrap();
+    all_are_cancelled(&scripted, run).await;
+    let sink = scripted.stack.sink().await.unwrap();
+    let commits = sink.number("select count(*) from batch_commits").await;
+    assert_eq!(commits.unwrap(), 0);
+
+    // Its slots are free again.
+    scripted.let_go("a").unwrap();
+    let line = harness::api::line("key", &5.into());
+    let next = scripted.stack.api.submit(PIPELINE, line).await.unwrap();
+    let next = scripted.stack.api.wait_until_ended(next.run, SOON).await;
+    assert_eq!(next.unwrap().batches.completed, 1);
+    scripted.stack.worker("a").ensure_running().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_had_is_not_run_again() {
+    let (mut scripted, run) = midway().await;
+    scripted.stack.worker("a").kill().unwrap();
+    scripted.stack.api.cancel(run).await.unwrap();
+    scripted.start_worker("b").await.unwrap();
+    all_are_cancelled(&scripted, run).await;
 }

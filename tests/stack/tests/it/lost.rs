@@ -88,11 +88,23 @@ async fn a_deleted_queue_costs_no_batch() {
     heals(&mut scripted, run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_worker_has_is_not_lost() {
-    let (mut scripted, run) = midway().await;
-    // Longer than it takes to call a batch lost, with nothing in the queues to be seen but what waits there.
-    tokio::time::sleep(Duration::from_secs(50)).await;
+/// Longer than it takes to call a batch lost.
+const LONG: Duration = Duration::from_secs(50);
+
+/// Two batches are all that there is, and a worker has them.
+async fn held(broker: &RabbitMq) -> (Scripted<'_>, RunId) {
+    let mut scripted = Scripted::start(broker, "").await.unwrap();
+    scripted.hold("a").unwrap();
+    scripted.start_worker("a").await.unwrap();
+    let lines = (0..2)
+        .map(|n| harness::api::line(&format!("key-{n}"), &n.into()))
+        .collect();
+    let run = scripted.stack.api.submit(PIPELINE, lines).await.unwrap();
+    scripted.wait_for_starts("a", 2, SOON).await.unwrap();
+    (scripted, run.run)
+}
+
+async fn nothing_was_lost(scripted: &Scripted<'_>, run: RunId) {
     scripted.let_go("a").unwrap();
     let ended = scripted
         .stack
@@ -100,11 +112,44 @@ async fn what_a_worker_has_is_not_lost() {
         .wait_until_ended(run, HEALED)
         .await
         .unwrap();
-    assert_eq!(ended.batches.completed, BATCHES as u64);
+    assert_eq!(ended.batches.completed, 2, "{ended:?}");
     let lost = scripted.stack.api.metric("tidegate_lost_total").await;
     assert_eq!(lost.unwrap(), None);
-    assert_eq!(scripted.starts().unwrap().len(), BATCHES);
-    scripted.stack.coordinator().ensure_running().unwrap();
+    assert_eq!(scripted.starts().unwrap().len(), 2, "nothing ran twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_has_is_not_lost() {
+    let (scripted, run) = held(broker()).await;
+    tokio::time::sleep(LONG).await;
+    nothing_was_lost(&scripted, run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_broker_loses_nothing_and_submissions_are_refused() {
+    let broker = RabbitMq::start().unwrap();
+    let (scripted, run) = held(&broker).await;
+    let api = &scripted.stack.api;
+    let blocked = async |expected: bool| {
+        let shown = async || Ok((api.levels().await?.broker_blocked == expected).then_some(()));
+        let what = "the levels to show whether the broker blocks";
+        wait::until(what, 2 * SOON, shown).await.unwrap();
+    };
+    blocked(false).await;
+    let watermark = |value: &str| broker.rabbitmqctl(["set_vm_memory_high_watermark", value]);
+    watermark("0").unwrap();
+    blocked(true).await;
+    let line = harness::api::line("key", &3.into());
+    let refused = api.submit_raw(PIPELINE, line.clone()).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    // No worker can say what it has.
+    tokio::time::sleep(LONG).await;
+    watermark("0.4").unwrap();
+    blocked(false).await;
+    tokio::time::sleep(LONG / 2).await;
+    nothing_was_lost(&scripted, run).await;
+    api.submit(PIPELINE, line).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
