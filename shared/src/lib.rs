@@ -1,9 +1,10 @@
 //! What Tidegate's coordinator and workers agree on, and nothing that flows.
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
-//! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`]).
 
+pub mod ask;
 pub mod backoff;
 pub mod batch;
 pub mod broker;
@@ -20,3 +21,5 @@ pub mod search_console;
 pub mod telemetry;
 pub mod timetable;
 pub mod topology;
+
+mod wire;

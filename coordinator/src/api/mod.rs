@@ -33,6 +33,7 @@ use utoipa_axum::routes;
 
 use crate::doctor::Doctor;
 use crate::ledger::{LedgerViews, OperatorViews};
+use crate::levels::SharedLevels;
 use crate::operations::Operations;
 use crate::presence::SharedFleet;
 use crate::schedules::Schedules;
@@ -57,6 +58,8 @@ pub struct Api {
     pub schedules: Schedules,
     /// Knows the workers.
     pub fleet: SharedFleet,
+    /// Whether something piles up.
+    pub levels: SharedLevels,
     /// Looks at everything.
     pub doctor: Doctor,
     /// Renders `/metrics`.
@@ -117,6 +120,7 @@ fn router(api: &Arc<Api>) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(operate(NAMED, routes!(fleet::resume_pipeline)))
         .routes(read(&[], routes!(schedules::list_schedules)))
         .routes(read(&[], routes!(fleet::list_workers)))
+        .routes(read(&[], routes!(health::show_levels)))
         .routes(read(&[], routes!(health::doctor)))
         .routes(read(LEDGER, routes!(health::metrics)))
         .routes(read(&[], routes!(document::openapi)))

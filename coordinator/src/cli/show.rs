@@ -210,6 +210,8 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
         "HOLDING",
         "STATE",
         "SEEN",
+        "LANES",
+        "CLOCK",
         "PIPELINES",
     ]);
     for worker in workers {
@@ -226,6 +228,12 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
             }
             .to_owned(),
             format!("{} ms ago", worker.seen_ms_ago),
+            worker
+                .lanes
+                .map_or("-".to_owned(), |lanes| lanes.to_string()),
+            worker
+                .clock_skew_ms
+                .map_or("-".to_owned(), |skew| format!("{skew:+} ms")),
             pipelines.join(","),
         ]);
     }

@@ -7,7 +7,9 @@
 mod api;
 mod broker;
 mod error;
+mod levels;
 mod pipeline;
+mod reconcile;
 mod schedules;
 mod search_console;
 mod sections;
@@ -25,7 +27,9 @@ use serde::Deserialize;
 pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use levels::LevelsConfig;
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use reconcile::ReconcileConfig;
 pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
@@ -58,6 +62,10 @@ pub struct Config {
     pub sink: SinkConfig,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
+    /// When a batch is taken for lost.
+    pub reconcile: ReconcileConfig,
+    /// From when on something piles up.
+    pub levels: LevelsConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// The Search Console job.
@@ -79,6 +87,8 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
             api: ApiConfig::default(),
+            reconcile: ReconcileConfig::default(),
+            levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
             pipelines: BTreeMap::new(),
@@ -145,6 +155,8 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
+        self.reconcile.check()?;
+        self.levels.check()?;
         self.worker.check()?;
         self.search_console.check()?;
         for (name, pipeline) in &self.pipelines {

@@ -59,6 +59,12 @@ fn wrong_values_say_what_would_be_right() {
             "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
             "at most",
         ),
+        ("[reconcile]\nafter = \"20s\"", "3 x 10s = 30s"),
+        (
+            "[levels]\ninbox_warn = 9\ninbox_critical = 8",
+            "inbox_warn <= inbox_critical",
+        ),
+        ("[levels]\nage_warn = \"7h\"", "age_critical"),
         (
             "[pipelines.x]\nhandler = \"noop\"\nweights = { a = 0.01 }",
             "0.1 to 100",

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
-use coordinator::run::{DeadBatch, Run, RunState};
+use coordinator::levels::LevelsView;
+use coordinator::run::{DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
@@ -116,6 +117,19 @@ impl Api {
             runs: Vec<Run>,
         }
         Ok(self.get::<Runs>("api/v1/runs").await?.runs)
+    }
+
+    /// Cancels a run.
+    pub async fn cancel(&self, run: RunId) -> Result<()> {
+        let path = format!("{}/api/v1/runs/{run}/cancel", self.base);
+        let answer = self.http.post(path).send().await?;
+        answer.error_for_status().context("cancelling")?;
+        Ok(())
+    }
+
+    /// Whether something piles up.
+    pub async fn levels(&self) -> Result<LevelsView> {
+        self.get("api/v1/levels").await
     }
 
     /// The dead batches of a run.

@@ -22,6 +22,7 @@ const ROUTES: [(&str, &str, Role); 21] = [
     ("post", "/api/v1/pipelines/{pipeline}/resume", Role::Operate),
     ("get", "/api/v1/schedules", Role::Read),
     ("get", "/api/v1/workers", Role::Read),
+    ("get", "/api/v1/levels", Role::Read),
     ("get", "/api/v1/doctor", Role::Read),
     ("get", "/metrics", Role::Read),
     ("get", "/api/v1/openapi.json", Role::Read),

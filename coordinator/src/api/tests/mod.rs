@@ -280,6 +280,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
         },
         schedules: Schedules::default(),
         fleet: fleet.clone(),
+        levels: SharedLevels::default(),
         doctor: Doctor {
             config: Config {
                 broker,

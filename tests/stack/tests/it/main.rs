@@ -6,11 +6,14 @@
 
 mod bad_input;
 mod bad_setup;
+mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+mod lost;
 mod operations;
 mod schedules;
 mod search_console;
 mod strangers;
+mod suspects;
 mod webhooks;
