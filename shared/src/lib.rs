@@ -1,9 +1,10 @@
 //! What Tidegate's coordinator and workers agree on, and nothing that flows.
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
-//! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`], [`failpoint`]).
+//! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`], [`failpoint`]).
 
+pub mod ask;
 pub mod backoff;
 pub mod batch;
 pub mod broker;
@@ -19,4 +20,7 @@ pub mod payload;
 pub mod presence;
 pub mod search_console;
 pub mod telemetry;
+pub mod timetable;
 pub mod topology;
+
+mod wire;

@@ -10,7 +10,7 @@ use shared::id::BatchId;
 use shared::name::Attempt;
 use tokio::sync::mpsc;
 
-use super::Answer;
+use super::hearing::Answer;
 use crate::ledger::DispatchLedger;
 
 /// Most attempts of one transaction.
@@ -40,7 +40,6 @@ pub(super) async fn run(
         }
         shared::failpoint::reach("c.published.committed");
         metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
-        let recorded = group.into_iter().map(|(batch, _)| batch).collect();
-        let _ = answers.send(Answer::Recorded(recorded)).await;
+        let _ = answers.send(Answer::Recorded(group)).await;
     }
 }

@@ -5,7 +5,10 @@
 
 #[cfg(test)]
 mod conformance;
+mod group;
+mod row;
 pub mod sqlite;
+mod tally;
 pub mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,28 +26,40 @@ use crate::run::{
 pub use transition::{Judged, Stored, Verdict};
 
 /// Everything that a backend can do.
-pub trait Ledger: SubmissionLedger + DispatchLedger + SettlementLedger + LedgerViews {}
-impl<T: SubmissionLedger + DispatchLedger + SettlementLedger + LedgerViews> Ledger for T {}
+pub trait Ledger:
+    SubmissionLedger
+    + DispatchLedger
+    + SettlementLedger
+    + OperationsLedger
+    + ReconciliationLedger
+    + MemoryLedger
+    + LedgerViews
+    + OperatorViews
+{
+}
 
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.
 #[async_trait]
 pub trait SubmissionLedger: Send + Sync + 'static {
     /// Starts a run that nobody sees yet, unless its idempotency key is taken.
     async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError>;
-    /// Adds batches to a run that was opened and not accepted.
+    /// Adds batches, all of the run's pipeline, to a run that was opened and not accepted. Those that are in
+    /// already (the answer was lost) are not added again.
     async fn append(&self, run: RunId, batches: &[NewBatch]) -> Result<(), LedgerError>;
-    /// Makes the run and its batches exist, in one transaction.
+    /// Makes the run and its batches exist, in one transaction. Doing so again, with the same digest, only
+    /// gives the run: the answer may have been lost.
     async fn accept(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError>;
     /// Removes a run that was opened and not accepted; one that was accepted stays.
     async fn abandon(&self, run: RunId) -> Result<(), LedgerError>;
-    /// Batches that are pending, over all runs.
+    /// Batches that are pending, over all accepted runs.
     async fn backlog(&self) -> Result<u64, LedgerError>;
 }
 
 /// What dispatch needs.
 #[async_trait]
 pub trait DispatchLedger: Send + Sync + 'static {
-    /// What is pending, by run, pipeline and key: of one run, or of all.
+    /// What is pending, by run, pipeline and key: of one run, or of all. Here and below, only what belongs to
+    /// a running run is there to be dispatched. Costs as much as there are keys, however many batches wait.
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError>;
     /// What is out.
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError>;
@@ -67,6 +82,8 @@ pub trait DispatchLedger: Send + Sync + 'static {
         dispatched: &[(BatchId, Attempt)],
         now: Timestamp,
     ) -> Result<(), LedgerError>;
+    /// How many batches of running runs are pending in this pipeline, counted up to `enough`.
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError>;
 }
 
 /// What settlement, and whoever else knows what became of an attempt, needs.
@@ -157,7 +174,7 @@ pub trait MemoryLedger: Send + Sync + 'static {
     async fn webhooks_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Webhook>, LedgerError>;
     /// When the next webhook is due.
     async fn next_webhook(&self) -> Result<Option<Timestamp>, LedgerError>;
-    /// What became of a call: delivered or given up (`None`), or due again.
+    /// What became of a call: delivered or given up (`None`), or due again. Nothing, if the run runs again.
     async fn webhook_called(
         &self,
         run: RunId,
@@ -175,13 +192,28 @@ pub enum Memory {
     Schedule,
 }
 
+impl Memory {
+    /// The word that stands for it in the ledger.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Schedule => "schedule",
+        }
+    }
+}
+
 /// What is asked by people.
 #[async_trait]
 pub trait LedgerViews: Send + Sync + 'static {
     /// One run.
     async fn run(&self, run: RunId) -> Result<Option<Run>, LedgerError>;
-    /// Runs, newest first.
-    async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, LedgerError>;
+    /// Runs, newest first: those in this state, older than the given one.
+    async fn runs(
+        &self,
+        state: Option<RunState>,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<Run>, LedgerError>;
     /// Dead batches, newest first.
     async fn dead(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadBatch>, LedgerError>;
 }
@@ -201,9 +233,9 @@ pub trait OperatorViews: Send + Sync + 'static {
         after: Option<BatchId>,
         limit: u32,
     ) -> Result<Vec<BatchSummary>, LedgerError>;
-    /// Where the batches of unfinished runs stand, by pipeline.
+    /// Where the batches of unfinished runs stand, by pipeline; those without any are left out.
     async fn pipelines(&self) -> Result<Vec<PipelineCounts>, LedgerError>;
-    /// When the pending batch that has been due longest became due; `None` when nothing is due.
+    /// When the pending batch of a running run that has been due longest became due; `None` when nothing is.
     async fn oldest_due(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError>;
 }
 
@@ -358,6 +390,8 @@ pub struct OutBatch {
 pub struct Settled {
     /// Whose outcome it was.
     pub batch: BatchId,
+    /// Of which attempt.
+    pub attempt: Attempt,
     /// What it did to the batch.
     pub effect: Effect,
     /// Backlogs that are not empty because of it: the batch's own when it goes out again, its follow-ups'.
@@ -451,4 +485,21 @@ pub enum LedgerError {
         /// Why.
         problem: String,
     },
+}
+
+/// Compares the newest migration that a database has seen with the newest that this program has.
+fn check_version(
+    migrator: &sqlx::migrate::Migrator,
+    found: Option<i64>,
+    address: &str,
+) -> Result<(), LedgerError> {
+    let known = migrator.iter().map(|migration| migration.version).max();
+    match (found, known) {
+        (Some(found), Some(known)) if found > known => Err(LedgerError::Newer {
+            address: address.to_owned(),
+            found,
+            known,
+        }),
+        _ => Ok(()),
+    }
 }
