@@ -190,6 +190,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         publishing,
         ledger: ledger.clone(),
         fleet: fleet.clone(),
+        levels: levels.clone(),
     };
     let api = Arc::new(Api {
         ledger: ledger.clone(),
