@@ -9,13 +9,16 @@ use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
 use shared::name::{Instance, Key, PipelineName};
 use shared::outcome::Statistics;
+use utoipa::ToSchema;
 
 /// One submission and everything that it fanned out into.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// Its id.
+    #[schema(value_type = uuid::Uuid)]
     pub run: RunId,
     /// The pipeline of the submitted batches; follow-ups may have others.
+    #[schema(value_type = String)]
     pub pipeline: PipelineName,
     /// Where it stands.
     pub state: RunState,
@@ -29,6 +32,7 @@ pub struct Run {
     pub rows: u64,
     /// What else its handlers counted, such as `api_calls`.
     #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub statistics: Statistics,
     /// When it was accepted.
     pub created_at: Timestamp,
@@ -37,8 +41,17 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
 }
 
+impl Run {
+    /// Whether nothing of it is pending or out any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let is_final = matches!(self.state, RunState::Completed | RunState::Cancelled);
+        is_final && self.batches.pending + self.batches.out == 0
+    }
+}
+
 /// How many batches of a run are in each state. `accepted` is always the sum of the others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchCounts {
     /// All, follow-ups included.
     pub accepted: u64,
@@ -63,7 +76,7 @@ impl BatchCounts {
 }
 
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// Batches are pending or out.
@@ -78,7 +91,18 @@ pub enum RunState {
 
 /// Which of a key's runs goes first.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -92,7 +116,7 @@ pub enum Priority {
 }
 
 /// Where a batch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchState {
     /// Waiting to be dispatched.
@@ -108,15 +132,19 @@ pub enum BatchState {
 }
 
 /// One batch with all that is known of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct BatchDetail {
     /// Its id.
+    #[schema(value_type = uuid::Uuid)]
     pub batch: BatchId,
     /// Its run.
+    #[schema(value_type = uuid::Uuid)]
     pub run: RunId,
     /// Its pipeline.
+    #[schema(value_type = String)]
     pub pipeline: PipelineName,
     /// Whose work it is.
+    #[schema(value_type = String)]
     pub key: Key,
     /// Where it stands.
     pub state: BatchState,
@@ -133,19 +161,23 @@ pub struct BatchDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What to work on.
+    #[schema(value_type = serde_json::Value)]
     pub payload: Box<RawValue>,
     /// Attempts that ended, oldest first; of many, the last ones.
     pub history: Vec<AttemptRecord>,
 }
 
 /// One batch of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BatchSummary {
     /// Its id.
+    #[schema(value_type = uuid::Uuid)]
     pub batch: BatchId,
     /// Its pipeline.
+    #[schema(value_type = String)]
     pub pipeline: PipelineName,
     /// Whose work it is.
+    #[schema(value_type = String)]
     pub key: Key,
     /// Where it stands.
     pub state: BatchState,
@@ -166,13 +198,34 @@ pub struct PipelineCounts {
     pub out: u64,
 }
 
+/// A pipeline as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PipelineView {
+    /// Which pipeline.
+    #[schema(value_type = String)]
+    pub pipeline: PipelineName,
+    /// Whether the coordinator's config has it. If not, its batches wait until it has.
+    pub configured: bool,
+    /// Whether nothing of it goes out until it is resumed.
+    pub paused: bool,
+    /// Batches waiting to be dispatched, now or at a later time.
+    pub pending: u64,
+    /// Batches published and not settled.
+    pub out: u64,
+    /// Slots of live workers that serve it.
+    pub slots: u32,
+    /// How many of its batches may be out at a time.
+    pub window: u32,
+}
+
 /// An attempt that ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AttemptRecord {
     /// Which one.
     pub attempt: u32,
     /// Who worked on it, if somebody said so.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub worker: Option<Instance>,
     /// When it was recorded as out; `None` when its outcome came first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,15 +243,19 @@ pub struct AttemptRecord {
 }
 
 /// A batch that was given up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadBatch {
     /// Its id.
+    #[schema(value_type = uuid::Uuid)]
     pub batch: BatchId,
     /// Its run.
+    #[schema(value_type = uuid::Uuid)]
     pub run: RunId,
     /// Its pipeline.
+    #[schema(value_type = String)]
     pub pipeline: PipelineName,
     /// Whose work it was.
+    #[schema(value_type = String)]
     pub key: Key,
     /// Why, in one closed word: `attempts_exhausted`, `permission_lost`, …
     pub reason: String,

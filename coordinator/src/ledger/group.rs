@@ -103,6 +103,7 @@ pub(super) fn settle(
             };
             Settled {
                 batch: outcome.batch,
+                attempt: outcome.attempt,
                 effect,
                 backlogs,
             }

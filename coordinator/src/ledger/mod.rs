@@ -82,6 +82,8 @@ pub trait DispatchLedger: Send + Sync + 'static {
         dispatched: &[(BatchId, Attempt)],
         now: Timestamp,
     ) -> Result<(), LedgerError>;
+    /// How many batches of running runs are pending in this pipeline, counted up to `enough`.
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError>;
 }
 
 /// What settlement, and whoever else knows what became of an attempt, needs.
@@ -205,8 +207,13 @@ impl Memory {
 pub trait LedgerViews: Send + Sync + 'static {
     /// One run.
     async fn run(&self, run: RunId) -> Result<Option<Run>, LedgerError>;
-    /// Runs, newest first.
-    async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, LedgerError>;
+    /// Runs, newest first: those in this state, older than the given one.
+    async fn runs(
+        &self,
+        state: Option<RunState>,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<Run>, LedgerError>;
     /// Dead batches, newest first.
     async fn dead(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadBatch>, LedgerError>;
 }
@@ -383,6 +390,8 @@ pub struct OutBatch {
 pub struct Settled {
     /// Whose outcome it was.
     pub batch: BatchId,
+    /// Of which attempt.
+    pub attempt: Attempt,
     /// What it did to the batch.
     pub effect: Effect,
     /// Backlogs that are not empty because of it: the batch's own when it goes out again, its follow-ups'.

@@ -58,15 +58,12 @@ impl Tally {
         batches: i64,
     ) {
         *self.run(run).counts.of(state) += batches;
-        // Most often the name is there already.
-        match self.pipelines.get_mut(pipeline) {
-            Some(counts) => *counts.of(state) += batches,
-            None => {
-                let mut counts = Counts::default();
-                *counts.of(state) += batches;
-                self.pipelines.insert(pipeline.clone(), counts);
-            }
-        }
+        // Most often the name is there already, and is not copied.
+        let change = match self.pipelines.get_mut(pipeline) {
+            Some(counts) => counts,
+            None => self.pipelines.entry(pipeline.clone()).or_default(),
+        };
+        *change.of(state) += batches;
     }
 
     pub(super) fn run(&mut self, run: RunId) -> &mut RunChange {

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime, Timeouts};
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::publisher::ConfirmingChannel;
-use super::{BrokerError, Deliveries, Publisher, Settle, subscription};
+use super::{
+    Answering, BrokerError, Deliveries, Greeting, Publisher, Settle, greeting, subscription,
+};
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
@@ -97,6 +100,24 @@ impl Connector {
         None
     }
 
+    /// How the broker introduces itself; `None` when that cannot be heard: over TLS, or because it is no
+    /// greeting.
+    pub async fn greeting(&self) -> Result<Option<Greeting>, BrokerError> {
+        let unreachable = |problem: String| BrokerError::Unreachable {
+            address: self.address.clone(),
+            problem,
+        };
+        let url = Url::parse(self.url.expose_secret()).map_err(|e| unreachable(e.to_string()))?;
+        let Some(host) = url.host_str().filter(|_| url.scheme() == "amqp") else {
+            return Ok(None);
+        };
+        let port = url.port().unwrap_or(5672);
+        match timeout(self.answer_timeout, greeting::read(host, port)).await {
+            Ok(read) => read.map_err(|error| unreachable(error.to_string())),
+            Err(_) => Err(BrokerError::Timeout("greeting")),
+        }
+    }
+
     /// Closes a connection. One that cannot say goodbye is noticed by the broker anyway.
     pub async fn goodbye(&self, connection: Connection) {
         let closing = connection.close(200, "done".into());
@@ -180,22 +201,43 @@ impl PublishingPool {
         Publisher::new(self.clone())
     }
 
+    /// Whether the broker takes no publishes just now, because memory or disk run short. It says so only to
+    /// those who publish; a broker that cannot be reached is no blocked one.
+    pub async fn is_blocked(&self) -> bool {
+        let connection = self.pool.get().await;
+        connection.is_ok_and(|connection| connection.status().blocked())
+    }
+
+    /// What sends answers, for one task.
+    #[must_use]
+    pub fn answering(&self) -> Answering {
+        Answering::new(self.clone(), self.answer_timeout)
+    }
+
     /// A channel of its own. The connection goes back to the pool at once: it is shared, and the channel
     /// keeps it open.
     pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {
-        let connection: Object = match self.pool.get().await {
-            Ok(connection) => connection,
-            Err(PoolError::Backend(error)) => {
-                return Err(BrokerError::connecting(&self.address, &error));
-            }
-            Err(error) => {
-                let problem = error.to_string();
-                return Err(BrokerError::Unreachable {
-                    address: self.address.clone(),
-                    problem,
-                });
-            }
-        };
+        let connection = self.connection().await?;
         ConfirmingChannel::open(&connection, self.answer_timeout).await
+    }
+
+    /// The same without confirms.
+    pub(super) async fn plain_channel(&self) -> Result<Channel, BrokerError> {
+        let connection = self.connection().await?;
+        timeout(self.answer_timeout, connection.create_channel())
+            .await
+            .map_err(|_| BrokerError::Timeout("opening a channel"))?
+            .map_err(|error| BrokerError::about("a channel", &error))
+    }
+
+    async fn connection(&self) -> Result<Object, BrokerError> {
+        match self.pool.get().await {
+            Ok(connection) => Ok(connection),
+            Err(PoolError::Backend(error)) => Err(BrokerError::connecting(&self.address, &error)),
+            Err(error) => Err(BrokerError::Unreachable {
+                address: self.address.clone(),
+                problem: error.to_string(),
+            }),
+        }
     }
 }

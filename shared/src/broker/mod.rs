@@ -1,4 +1,4 @@
-//! RabbitMQ, as both sides use it: connecting, declaring, publishing with confirms, consuming, acking.
+//! RabbitMQ, as both sides use it: connecting, declaring, publishing with confirms, consuming, acking, asking.
 //!
 //! Rules that lapin and RabbitMQ impose, kept here so that no stage has to know them: publishing and
 //! consuming use separate connections (a blocked connection writes nothing, not even acks); lapin's own
@@ -6,15 +6,21 @@
 //! owns each confirming channel (confirms are attributed wrongly otherwise).
 
 mod acks;
+mod asking;
 mod connection;
 mod declare;
+mod depth;
 mod error;
+mod greeting;
 mod publisher;
 mod subscription;
 
 pub use acks::{Ack, AckWindow};
+pub use asking::{Answering, AskingChannel, Replies, Reply};
 pub use connection::{Connector, PublishingPool};
 pub use declare::{check, declare, declare_own_queue};
+pub use depth::{Depth, depths};
 pub use error::BrokerError;
+pub use greeting::Greeting;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};

@@ -1,4 +1,4 @@
-//! Publishing: persistent, mandatory, confirmed. There is no other way to publish.
+//! Publishing: mandatory and confirmed, always. Only answers to questions go out otherwise (`asking`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -97,8 +97,13 @@ impl ConfirmingChannel {
         })
     }
 
+    /// The channel, to consume from as well.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Publishes a group without waiting in between, then waits for every confirm.
-    async fn publish(&self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
+    pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
         let confirmations = timeout(self.answer_timeout, self.publish_and_confirm(messages))
             .await
             .map_err(|_| BrokerError::Timeout("confirming a publish"))?
@@ -125,6 +130,7 @@ impl ConfirmingChannel {
         for published in join_all(publishing).await {
             confirming.push(published?);
         }
+        crate::failpoint::reach("publish.sent");
         join_all(confirming).await.into_iter().collect()
     }
 }

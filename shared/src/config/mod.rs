@@ -4,15 +4,21 @@
 //! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. What comes out is
 //! checked: no later code has to look at a number again.
 
+mod api;
 mod broker;
 mod error;
 mod exec;
 mod http;
+mod levels;
 mod pipeline;
+mod reconcile;
+mod schedules;
 mod search_console;
 mod sections;
 mod size;
 mod span;
+mod webhooks;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,14 +27,20 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
 pub use exec::ExecMode;
+pub use levels::LevelsConfig;
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use reconcile::ReconcileConfig;
+pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
-pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
+pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use size::Size;
 pub use span::Span;
+pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
+pub use weight::{Weight, WeightError};
 
 use crate::name::PipelineName;
 use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
@@ -55,12 +67,20 @@ pub struct Config {
     pub sink: SinkConfig,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
+    /// When a batch is taken for lost.
+    pub reconcile: ReconcileConfig,
+    /// From when on something piles up.
+    pub levels: LevelsConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// The Search Console job.
     pub search_console: SearchConsoleConfig,
     /// Kinds of work by name. The Search Console pipelines are always there.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// What is submitted by itself, by name.
+    pub schedules: BTreeMap<ScheduleName, ScheduleConfig>,
+    /// Completion webhooks.
+    pub webhooks: WebhooksConfig,
 }
 
 impl Default for Config {
@@ -72,9 +92,13 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
             api: ApiConfig::default(),
+            reconcile: ReconcileConfig::default(),
+            levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
             pipelines: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            webhooks: WebhooksConfig::default(),
         }
     }
 }
@@ -120,6 +144,11 @@ impl Config {
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
         }
+        let [plan, slice] = [PLAN_PIPELINE, SLICE_PIPELINE]
+            .map(|name| PipelineName::new(name).expect("the built-in names are well-formed"));
+        if let Some(plan) = self.pipelines.get_mut(&plan) {
+            plan.feeds.insert(slice);
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -131,11 +160,19 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
+        self.reconcile.check()?;
+        self.levels.check()?;
         self.worker.check()?;
         self.search_console.check()?;
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
         }
+        pipeline::check_feeds(&self.pipelines)?;
+        ScheduleConfig::check_count(self.schedules.len())?;
+        for (name, schedule) in &self.schedules {
+            schedule.check(name, |pipeline| self.pipelines.contains_key(pipeline))?;
+        }
+        self.webhooks.check()?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));

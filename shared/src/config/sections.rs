@@ -1,6 +1,5 @@
-//! The small sections: `[ledger]`, `[sink]`, `[api]`, `[worker]`.
+//! The small sections: `[ledger]`, `[sink]`, `[worker]`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -74,50 +73,6 @@ pub struct LedgerConfig {
 pub struct SinkConfig {
     /// `sqlite://…` or `postgres://…`. Default: `results.db` in `data_dir`.
     pub url: Option<DatabaseUrl>,
-}
-
-/// The coordinator's HTTP API. `TIDEGATE_API__…`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ApiConfig {
-    /// Where to listen. Default `127.0.0.1:8420`. An address that others can reach needs a token.
-    pub listen: SocketAddr,
-    /// What callers must send as `Authorization: Bearer …`. Default: none, which only loopback allows.
-    pub token: Option<SecretString>,
-    /// Most batches that may be pending over all runs; a submission that would pass it is refused whole
-    /// with `queue_full`. Default 10,000,000: about 3 GB of ledger with small payloads.
-    pub backlog_limit: u64,
-}
-
-impl Default for ApiConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
-            token: None,
-            backlog_limit: 10_000_000,
-        }
-    }
-}
-
-impl ApiConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if let Some(token) = &self.token
-            && token.expose_secret().trim().is_empty()
-        {
-            return Err(ConfigError::wrong(
-                "api.token",
-                "is empty: set a token or leave the key out",
-            ));
-        }
-        if self.token.is_none() && !self.listen.ip().is_loopback() {
-            let problem = format!(
-                "{} can be reached by others: set api.token too, or listen on 127.0.0.1",
-                self.listen
-            );
-            return Err(ConfigError::wrong("api.listen", problem));
-        }
-        Ok(())
-    }
 }
 
 /// The worker. `TIDEGATE_WORKER__…`

@@ -1,10 +1,10 @@
 use super::*;
 
-fn read(toml: &str) -> Result<Config, ConfigError> {
+pub(super) fn read(toml: &str) -> Result<Config, ConfigError> {
     Config::from_figment(&Figment::new().merge(Toml::string(toml)))
 }
 
-fn problem(toml: &str) -> String {
+pub(super) fn problem(toml: &str) -> String {
     read(toml).unwrap_err().to_string()
 }
 
@@ -23,8 +23,16 @@ fn the_defaults_are_a_working_installation() {
 
 #[test]
 fn unknown_keys_are_named_with_a_suggestion() {
-    assert!(problem("[worker]\nslotz = 3").contains("did you mean \"slots\""));
-    assert!(problem("[wroker]\nslots = 3").contains("did you mean \"worker\""));
+    let slots = problem("[worker]\nslotz = 3");
+    assert!(
+        slots.contains("\"worker.slotz\" in") && slots.contains("did you mean \"slots\""),
+        "{slots}"
+    );
+    let worker = problem("[wroker]\nslots = 3");
+    assert!(
+        worker.contains("key \"wroker\" in") && worker.contains("did you mean \"worker\""),
+        "{worker}"
+    );
 }
 
 #[test]
@@ -81,6 +89,32 @@ fn wrong_values_say_what_would_be_right() {
             "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
             "at most",
         ),
+        ("[reconcile]\nafter = \"20s\"", "3 x 10s = 30s"),
+        (
+            "[levels]\ninbox_warn = 9\ninbox_critical = 8",
+            "inbox_warn <= inbox_critical",
+        ),
+        ("[levels]\nage_warn = \"7h\"", "age_critical"),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nweights = { a = 0.01 }",
+            "0.1 to 100",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\ndownstream_limit = 0",
+            "1 to 1000000",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]",
+            "not configured",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]\n[pipelines.y]\nhandler = \"noop\"\nfeeds = [\"x\"]",
+            "leads back",
+        ),
+        (
+            "[pipelines.\"gsc.slice\"]\nfeeds = [\"gsc.plan\"]",
+            "leads back",
+        ),
         ("[search_console]\ntypes = [\"wob\"]", "web"),
         (
             "[search_console]\nrate_start = 0.0",
@@ -134,4 +168,22 @@ fn the_environment_wins_over_the_file() {
         assert_eq!(config.served_pipelines().len(), 2);
         Ok(())
     });
+}
+
+#[test]
+fn dispatch_is_told_about_shares_and_stages() {
+    let config = read(
+        "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"gsc.plan\"]\n\
+         [pipelines.x.weights]\n\"sc-domain:example.com\" = 5\nother = 0.5",
+    )
+    .unwrap();
+    let pipeline = |name: &str| &config.pipelines[&PipelineName::new(name).unwrap()];
+    let weights: Vec<u32> = pipeline("x").weights.values().map(|w| w.tenths()).collect();
+    assert_eq!(weights, [5, 50]);
+    let fed: Vec<_> = pipeline("gsc.plan")
+        .feeds
+        .iter()
+        .map(PipelineName::as_str)
+        .collect();
+    assert_eq!(fed, ["gsc.slice"]);
 }

@@ -1,7 +1,8 @@
-//! The words of the Search Console job that its submitter (the CLI) and its handlers (the worker)
+//! The words of the Search Console job that its submitters (CLI, schedules) and its handlers (the worker)
 //! must spell alike. Facts: Google's Search Analytics API reference, `searchanalytics.query`.
 
 mod property;
+mod sync;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 pub use property::{PropertyError, normalize_property};
+pub use sync::{MAX_DAYS, Sync, SyncError};
 
 /// The pipeline of the first stage: one batch a property, which finds out what days exist.
 pub const PLAN_PIPELINE: &str = "gsc.plan";

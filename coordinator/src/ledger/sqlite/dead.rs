@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::SqliteLedger;
@@ -70,13 +71,13 @@ impl SqliteLedger {
         let (pending, redriven, tally) = group::redrive(&dead, from, spacing);
         let rows = pending
             .iter()
-            .map(|(seq, due)| serde_json::json!([seq, due.as_millisecond()]));
+            .map(|(seq, due)| json!([seq, due.as_millisecond()]));
         // It starts over, but for its attempts: what is remembered of its culprits ends, too.
         sqlx::query(
             "UPDATE batches SET state = 0, failures = 0, releases = 0, due = v.value ->> 1, reason = NULL, \
              error = NULL, deaths = 0, alone_on = NULL FROM json_each(?) v WHERE batches.seq = v.value ->> 0",
         )
-        .bind(serde_json::Value::from_iter(rows).to_string())
+        .bind(rows.collect::<Value>().to_string())
         .execute(&mut *transaction)
         .await?;
         write_tally(&mut transaction, &tally, from).await?;
@@ -98,7 +99,7 @@ impl SqliteLedger {
         )
         .bind(now.as_millisecond())
         .bind(DISCARDED)
-        .bind(serde_json::json!(discarded).to_string())
+        .bind(json!(discarded).to_string())
         .execute(&mut *transaction)
         .await?;
         write_tally(&mut transaction, &tally, now).await?;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::settlement::read_known;
@@ -23,9 +23,10 @@ const HEADS_OF_RUNS: &str = "WITH RECURSIVE heads(run, pipeline, key, due, prior
      ON b.seq = (SELECT seq FROM batches WHERE state = 0 AND run = r.id ORDER BY pipeline, key, due, seq LIMIT 1) \
      WHERE r.state = 'running'";
 /// … and then of the next key, and the next: one step in the index for each, however many batches it has.
+/// With a plus, a column is a plain value; otherwise SQLite steps by the pipeline alone, through every batch.
 const HEADS_OF_KEYS: &str = " UNION ALL \
      SELECT b.run, b.pipeline, b.key, b.due, h.priority FROM heads h CROSS JOIN batches b \
-     ON b.seq = (SELECT seq FROM batches WHERE state = 0 AND run = h.run AND (pipeline, key) > (h.pipeline, h.key) \
+     ON b.seq = (SELECT seq FROM batches WHERE state = 0 AND run = h.run AND (pipeline, key) > (+h.pipeline, +h.key) \
      ORDER BY pipeline, key, due, seq LIMIT 1)) \
      SELECT * FROM heads";
 
@@ -72,16 +73,17 @@ impl DispatchLedger for SqliteLedger {
         now: Timestamp,
         limit: u32,
     ) -> Result<Page, LedgerError> {
-        // One more than asked for: whether it exists, and when it is due, says when to read again.
+        // One more than asked for: whether it exists, and when it is due, says when to read again. SQLite
+        // plans a query again whenever another number is bound to a bare LIMIT, hence the sum.
         let rows = sqlx::query(
             "SELECT b.id, b.attempt, b.bytes, b.due FROM runs r CROSS JOIN batches b ON b.run = r.id \
              WHERE b.state = 0 AND r.id = ? AND r.state = 'running' AND b.pipeline = ? AND b.key = ? \
-             ORDER BY b.due, b.seq LIMIT ?",
+             ORDER BY b.due, b.seq LIMIT ? + 1",
         )
         .bind(backlog.run.as_bytes().as_slice())
         .bind(backlog.pipeline.as_str())
         .bind(backlog.key.as_str())
-        .bind(i64::from(limit) + 1)
+        .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
         let mut page = Page {
@@ -149,5 +151,41 @@ impl DispatchLedger for SqliteLedger {
         .await?;
         write_tally(&mut transaction, &tally, now).await?;
         Ok(transaction.commit().await?)
+    }
+
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
+        let row = sqlx::query(
+            "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r CROSS JOIN batches b \
+             ON b.run = r.id AND b.pipeline = ? AND b.state = 0 WHERE r.state = 'running' LIMIT ?)",
+        )
+        .bind(pipeline.as_str())
+        .bind(i64::try_from(enough).unwrap_or(i64::MAX))
+        .fetch_one(&self.readers)
+        .await?;
+        Cells::batches(&row).count("waiting")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn backlogs_are_found_by_steps_in_the_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = SqliteLedger::open(&folder.path().join("ledger.db"))
+            .await
+            .unwrap();
+        let query = format!("EXPLAIN QUERY PLAN {HEADS_OF_RUNS} {HEADS_OF_KEYS}");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+            .fetch_all(&ledger.readers)
+            .await
+            .unwrap();
+        let plan: Vec<_> = rows
+            .iter()
+            .map(|row| Cells::batches(row).text("detail").unwrap())
+            .collect();
+        let step = "batches_pending (run=? AND (pipeline,key)>(?,?))";
+        assert!(plan.iter().any(|line| line.contains(step)), "{plan:#?}");
     }
 }

@@ -41,11 +41,11 @@ impl OperationsLedger for SqliteLedger {
         now: Timestamp,
     ) -> Result<u64, LedgerError> {
         let mut transaction = self.begin().await?;
-        // By due time, which is nearly the order of the rows: one page after the other is changed.
+        // In the order of this index: it is the largest one that changes, so it had better change page by page.
         let cancelled = sqlx::query(
             "UPDATE batches SET state = 4, due = ?3 WHERE seq IN (SELECT b.seq FROM runs r \
-             CROSS JOIN batches b INDEXED BY batches_due ON b.run = r.id AND b.state = 0 \
-             WHERE r.id = ?1 AND r.state = 'cancelled' ORDER BY b.due LIMIT ?2) RETURNING pipeline",
+             CROSS JOIN batches b INDEXED BY batches_pending ON b.run = r.id AND b.state = 0 \
+             WHERE r.id = ?1 AND r.state = 'cancelled' LIMIT ?2) RETURNING pipeline",
         )
         .bind(run.as_bytes().as_slice())
         .bind(limit)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use shared::id::BatchId;
 use sqlx::SqliteConnection;
 
@@ -78,7 +79,7 @@ async fn write_batches(
             called_off: _,
         } = update.stored;
         let how = completion.as_ref();
-        serde_json::json!([
+        json!([
             seq,
             state_number(state),
             attempt,
@@ -97,10 +98,10 @@ async fn write_batches(
     sqlx::query(
         "UPDATE batches SET state = v.value ->> 1, attempt = v.value ->> 2, failures = v.value ->> 3, \
          releases = v.value ->> 4, due = v.value ->> 5, reason = v.value ->> 6, error = v.value ->> 7, \
-         worker = v.value ->> 8, took_ms = v.value ->> 9, out_at = v.value ->> 10 \
+         worker = v.value ->> 8, took_ms = v.value ->> 9, out_at = v.value ->> 10, alone_on = NULL \
          FROM json_each(?) v WHERE batches.seq = v.value ->> 0",
     )
-    .bind(serde_json::Value::from_iter(batches.iter().map(row)).to_string())
+    .bind(batches.iter().map(row).collect::<Value>().to_string())
     .execute(connection)
     .await?;
     Ok(())
@@ -116,7 +117,7 @@ async fn write_attempts(
         return Ok(());
     }
     let row = |ended: &Ended| {
-        serde_json::json!([
+        json!([
             ended.seq,
             ended.attempt,
             ended.verdict,
@@ -131,7 +132,7 @@ async fn write_attempts(
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ?2 \
          FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING",
     )
-    .bind(serde_json::Value::from_iter(ended.iter().map(row)).to_string())
+    .bind(ended.iter().map(row).collect::<Value>().to_string())
     .bind(now.as_millisecond())
     .execute(&mut *connection)
     .await?;

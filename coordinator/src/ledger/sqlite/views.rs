@@ -21,17 +21,25 @@ impl LedgerViews for SqliteLedger {
         self.read_run(run).await
     }
 
-    async fn runs(&self, state: Option<RunState>, limit: u32) -> Result<Vec<Run>, LedgerError> {
+    async fn runs(
+        &self,
+        state: Option<RunState>,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<Run>, LedgerError> {
         // Two statements: only then does each have its index.
         let query = match state {
-            Some(state) => {
-                sqlx::query("SELECT * FROM runs WHERE state = ? ORDER BY id DESC LIMIT ?")
-                    .bind(state.as_str())
-            }
+            Some(state) => sqlx::query(
+                "SELECT * FROM runs WHERE state = ? AND id < ? ORDER BY id DESC LIMIT ?",
+            )
+            .bind(state.as_str()),
             None => sqlx::query(
-                "SELECT * FROM runs WHERE state <> 'submitting' ORDER BY id DESC LIMIT ?",
+                "SELECT * FROM runs WHERE state <> 'submitting' AND id < ? ORDER BY id DESC LIMIT ?",
             ),
         };
+        // No id is larger than this.
+        let before = before.map_or([u8::MAX; 16], |run| *run.as_bytes());
+        let query = query.bind(before.to_vec());
         let rows = query.bind(limit).fetch_all(&self.readers).await?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in &rows {

@@ -6,9 +6,18 @@
 
 mod bad_input;
 mod bad_setup;
+mod cancel;
 mod crashes;
 mod drain;
 mod examples;
 mod exec;
+// Fail points are in debug builds only.
+#[cfg(debug_assertions)]
+mod failpoints;
+mod lost;
+mod operations;
+mod schedules;
 mod search_console;
 mod strangers;
+mod suspects;
+mod webhooks;

@@ -26,7 +26,9 @@ impl Fixture {
                 PipelineName::new("hashes").unwrap(),
                 PipelineConfig::default(),
             )]),
-            backlog_limit: 5_000,
+            room: Room::new(5_000),
+            pressure: Arc::new(NoPressure),
+            webhooks: Arc::new(NoWebhooks),
             notices: tell,
         };
         Self {
@@ -57,6 +59,7 @@ impl Fixture {
             pipeline: "hashes".into(),
             priority: Priority::Normal,
             idempotency_key: key.map(str::to_owned),
+            webhook: None,
         };
         self.stage
             .submit(submission, futures::stream::iter(pieces))
@@ -64,7 +67,7 @@ impl Fixture {
     }
 
     async fn nothing_is_kept(&self) {
-        assert_eq!(self.ledger.runs(None, 10).await.unwrap(), []);
+        assert_eq!(self.ledger.runs(None, None, 10).await.unwrap(), []);
         assert_eq!(self.ledger.backlog().await.unwrap(), 0);
     }
 }
@@ -151,10 +154,12 @@ async fn too_much_is_refused_whole() {
     fixture.nothing_is_kept().await;
     let huge = format!(
         "{{\"payload\":\"{}\"}}",
-        "x".repeat(payload::MAX_PAYLOAD_BYTES)
+        "x".repeat(shared::payload::MAX_PAYLOAD_BYTES)
     );
     let error = fixture.submit(None, &huge).await.unwrap_err();
-    let too_large = LineProblem::Payload(PayloadError::TooLarge(payload::MAX_PAYLOAD_BYTES + 2));
+    let too_large = LineProblem::Payload(PayloadError::TooLarge(
+        shared::payload::MAX_PAYLOAD_BYTES + 2,
+    ));
     assert_eq!(
         error.to_string(),
         SubmissionError::Line {
@@ -228,7 +233,7 @@ async fn the_same_key_gives_the_same_run() {
             "{unusable}"
         );
     }
-    assert_eq!(fixture.ledger.runs(None, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.ledger.runs(None, None, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -239,10 +244,99 @@ async fn unknown_pipelines_are_answered_with_the_known_ones() {
             pipeline: name.into(),
             priority: Priority::Normal,
             idempotency_key: None,
+            webhook: None,
         };
         let body = futures::stream::iter([Ok::<_, String>(Bytes::from_static(b"{\"payload\":1}"))]);
         let error = fixture.stage.submit(submission, body).await.unwrap_err();
         assert!(error.to_string().contains("there are hashes"), "{error}");
     }
     fixture.nothing_is_kept().await;
+}
+
+#[tokio::test]
+async fn submissions_together_do_not_pass_the_limit() {
+    let fixture = Fixture::new().await;
+    let (send, receive) = mpsc::channel::<Result<Bytes, String>>(1);
+    let open_ended = Box::pin(futures::stream::unfold(receive, async |mut receive| {
+        receive.recv().await.map(|piece| (piece, receive))
+    }));
+    let submission = || Submission {
+        pipeline: "hashes".into(),
+        priority: Priority::Normal,
+        idempotency_key: None,
+        webhook: None,
+    };
+    let lines = |count| Ok(Bytes::from("{\"payload\":1}\n".repeat(count)));
+    let first = fixture.stage.submit(submission(), open_ended);
+    let second = async {
+        // Two chunks of the first are in the ledger, or on their way, and nobody sees them.
+        send.send(lines(4_000)).await.unwrap();
+        send.send(lines(1)).await.unwrap();
+        send.send(lines(1)).await.unwrap();
+        assert_eq!(fixture.ledger.backlog().await.unwrap(), 0);
+        let too_much = fixture
+            .submit(None, &"{\"payload\":1}\n".repeat(1_001))
+            .await;
+        let Err(SubmissionError::QueueFull {
+            pending: 0,
+            under_way: 5_001,
+            limit: 5_000,
+        }) = too_much
+        else {
+            panic!("{too_much:?}")
+        };
+        let fits = fixture.submit(None, &"{\"payload\":1}\n".repeat(900)).await;
+        assert!(matches!(fits, Ok(Accepted::New(_))), "{fits:?}");
+        drop(send);
+    };
+    let (first, ()) = tokio::join!(first, second);
+    assert!(matches!(first, Ok(Accepted::New(run)) if run.batches.accepted == 4_002));
+    // What was reserved is given back: the rest still fits, and not one more.
+    let rest = fixture.submit(None, &"{\"payload\":1}\n".repeat(98)).await;
+    assert!(matches!(rest, Ok(Accepted::New(_))), "{rest:?}");
+    let one_more = fixture.submit(None, "{\"payload\":1}").await;
+    assert!(
+        matches!(one_more, Err(SubmissionError::QueueFull { .. })),
+        "{one_more:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_batch_and_no_place_taken() {
+    let fixture = Fixture::new().await;
+    let (send, receive) = mpsc::channel::<Result<Bytes, String>>(1);
+    let open_ended = Box::pin(futures::stream::unfold(receive, async |mut receive| {
+        receive.recv().await.map(|piece| (piece, receive))
+    }));
+    let submission = Submission {
+        pipeline: "hashes".into(),
+        priority: Priority::Normal,
+        idempotency_key: Some("nightly".into()),
+        webhook: None,
+    };
+    let mut submitting = Box::pin(fixture.stage.submit(submission, open_ended));
+    let feeding = async {
+        for _ in 0..2 {
+            send.send(Ok(Bytes::from("{\"payload\":1}\n".repeat(2_000))))
+                .await
+                .unwrap();
+        }
+        send.reserve().await.unwrap();
+    };
+    tokio::select! {
+        _ = &mut submitting => panic!("it waits for more"),
+        () = feeding => {}
+    }
+    drop(submitting);
+    // Removed in the background; then the key and all places are free again.
+    let all = "{\"payload\":2}\n".repeat(5_000);
+    let accepted = loop {
+        match fixture.submit(Some("nightly"), &all).await {
+            Err(SubmissionError::UnderWay | SubmissionError::QueueFull { .. }) => {
+                tokio::task::yield_now().await;
+            }
+            other => break other,
+        }
+    };
+    assert!(matches!(accepted, Ok(Accepted::New(run)) if run.batches.accepted == 5_000));
 }

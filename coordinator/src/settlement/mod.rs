@@ -2,9 +2,14 @@
 //!
 //! Whatever arrived while the previous group was being committed goes into the next one. Acks follow the
 //! commit, so a crash in between brings the same outcomes again, and the ledger finds nothing to change.
+//!
+//! What cannot be settled never holds up the rest: a message with outcomes of batches that the ledger does
+//! not know, or whose rows make no sense, is put aside whole, and its other outcomes are settled.
+
+mod group;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -16,21 +21,24 @@ use shared::backoff::Backoff;
 use shared::broker::{Ack, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
 use shared::name::{Instance, Lane, PipelineName};
-use shared::outcome::{Outcome, Outcomes, Report};
+use shared::outcome::{Completed, Outcome, Outcomes, Report};
 use shared::topology::outcomes_queue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::consuming::{ConsumeError, Consumer, Failures};
 use crate::ledger::transition::RetryPolicy;
-use crate::ledger::{Effect, Judged, Settled, SettlementLedger, Verdict};
+use crate::ledger::{Effect, Judged, LedgerError, Settled, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
+use group::{Group, Stranger};
 
 /// Unacked outcome messages, each with up to a hundred outcomes: two full groups.
 const PREFETCH: u16 = 64;
 /// Most outcomes of one transaction.
 const GROUP: usize = 4_096;
+/// Reason of a batch that asks for a pipeline that is not configured.
+const BAD_FOLLOW_UP: &str = "bad_follow_up";
 
 /// The stage.
 pub struct SettlementStage {
@@ -44,10 +52,47 @@ pub struct SettlementStage {
     pub lanes: u16,
     /// Retry policies.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// Shows how far this has got.
+    pub pulse: Arc<Mutex<Pulse>>,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
     /// Ends the stage after the group at hand.
     pub draining: CancellationToken,
+}
+
+/// How far settlement has got.
+#[derive(Debug)]
+pub struct Pulse {
+    /// Whether it waits, because everything that has arrived is settled.
+    idle: bool,
+    /// While it does not: everything that had arrived before then is settled.
+    caught_up: Instant,
+}
+
+impl Pulse {
+    /// Nothing is settled yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            idle: false,
+            caught_up: now,
+        }
+    }
+
+    /// Everything that had arrived before then is settled.
+    #[must_use]
+    pub fn caught_up(&self, now: Instant) -> Instant {
+        if self.idle { now } else { self.caught_up }
+    }
+}
+
+/// Ends a [`SettlementStage::rest`].
+struct Resting<'a>(&'a SettlementStage);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.pulse().idle = false;
+    }
 }
 
 /// A delivery and the lane that it came from.
@@ -79,9 +124,14 @@ impl Consumer for SettlementStage {
         }
         let mut deliveries = select_all(streams);
         loop {
-            let first = tokio::select! {
-                first = deliveries.next() => first,
-                () = self.draining.cancelled() => return Ok(()),
+            let first = if let Some(first) = deliveries.next().now_or_never() {
+                first
+            } else {
+                let _resting = self.rest();
+                tokio::select! {
+                    first = deliveries.next() => first,
+                    () = self.draining.cancelled() => return Ok(()),
+                }
             };
             let Some(first) = first else {
                 return Err(BrokerError::Lost("no lane is left".into()).into());
@@ -93,6 +143,19 @@ impl Consumer for SettlementStage {
 }
 
 impl SettlementStage {
+    /// Says that nothing is left to settle, for as long as the answer lives.
+    fn rest(&self) -> Resting<'_> {
+        *self.pulse() = Pulse {
+            idle: true,
+            caught_up: Instant::now(),
+        };
+        Resting(self)
+    }
+
+    fn pulse(&self) -> std::sync::MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Settles the first message and everything that is already here, then acks it all.
     async fn settle_group<S>(
         &self,
@@ -103,7 +166,7 @@ impl SettlementStage {
     where
         S: Stream<Item = FromLane> + Unpin,
     {
-        let mut group = Vec::new();
+        let mut group = Group::default();
         let mut acks: BTreeMap<usize, Ack> = BTreeMap::new();
         let mut next = Some(first);
         while let Some((lane, delivery)) = next {
@@ -119,29 +182,44 @@ impl SettlementStage {
                     tag: delivery.delivery_tag,
                     multiple: false,
                 });
-            self.read(&delivery, &mut group).await?;
-            next = if group.len() < GROUP {
+            self.read(delivery, &mut group).await?;
+            next = if group.outcomes.len() < GROUP {
                 more.next().now_or_never().flatten()
             } else {
                 None
             };
         }
+        shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
-        let settled = self.settle(&group).await;
+        let settled = self.settle(&group.outcomes).await;
+        shared::failpoint::reach("c.outcome.committed");
+        if group.outcomes.len() < GROUP {
+            self.pulse().caught_up = started;
+        }
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
-            .record(crate::metrics::size(group.len()));
+            .record(crate::metrics::size(group.outcomes.len()));
+        let strangers = group.strangers(&settled);
+        let settled = settled.into_iter().flatten().collect();
         // Before the acks: if those fail, the same outcomes come again and are duplicates, which tell the
         // dispatcher nothing. It ends before this stage only while draining, and then needs no news.
         let _ = self.notices.send(Notice::Settled(settled)).await;
+        for stranger in strangers {
+            self.put_aside(&stranger).await?;
+        }
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
+        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 
     /// Adds a message's outcomes to the group, or puts a stranger aside.
-    async fn read(&self, delivery: &Delivery, group: &mut Vec<Judged>) -> Result<(), BrokerError> {
+    async fn read(
+        &self,
+        delivery: Delivery,
+        group: &mut Group<Delivery>,
+    ) -> Result<(), BrokerError> {
         match Outcomes::decode(&delivery.properties, &delivery.data) {
             Ok(outcomes) => {
                 let redelivered = outcomes
@@ -152,19 +230,18 @@ impl SettlementStage {
                 metrics::counter!("tidegate_redelivered_outcomes_total")
                     .increment(redelivered as u64);
                 let worker = &outcomes.worker;
-                group.extend(
-                    outcomes
-                        .reports
-                        .into_iter()
-                        .map(|report| self.judge(worker, report)),
-                );
+                let judged = outcomes
+                    .reports
+                    .into_iter()
+                    .map(|report| self.judge(worker, report));
+                group.add(delivery, judged);
                 Ok(())
             }
             Err(error) => {
                 tracing::error!(%error, "a message on the outcomes queue holds no outcomes, put aside");
                 quarantine::put_aside(
                     &self.publishing,
-                    delivery,
+                    &delivery,
                     "undecodable_outcomes",
                     &error.to_string(),
                 )
@@ -173,14 +250,51 @@ impl SettlementStage {
         }
     }
 
-    /// Settles until the ledger has it: an outcome is never acked before.
-    async fn settle(&self, group: &[Judged]) -> Vec<Settled> {
+    async fn put_aside(&self, stranger: &Stranger<'_, Delivery>) -> Result<(), BrokerError> {
+        let Stranger {
+            message,
+            reason,
+            error,
+        } = stranger;
+        tracing::error!(
+            reason,
+            error,
+            "outcomes cannot be settled, their message is put aside in tidegate.quarantine"
+        );
+        metrics::counter!("tidegate_strange_outcomes_total", "reason" => *reason).increment(1);
+        quarantine::put_aside(&self.publishing, message, reason, error).await
+    }
+
+    /// Settles until the ledger has it: an outcome is never acked before. Those whose rows in the ledger make
+    /// no sense are found by halving the group, and only they fail.
+    async fn settle(&self, group: &[Judged]) -> Vec<Result<Settled, LedgerError>> {
+        let mut settled = Vec::with_capacity(group.len());
+        let mut todo = vec![group];
+        while let Some(part) = todo.pop() {
+            match self.settle_together(part).await {
+                Ok(done) => settled.extend(done.into_iter().map(Ok)),
+                Err(error) if part.len() <= 1 => settled.push(Err(error)),
+                Err(_) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    todo.extend([second, first]);
+                }
+            }
+        }
+        settled
+    }
+
+    /// In one transaction, tried again until it works.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] alone: trying again would not help.
+    async fn settle_together(&self, group: &[Judged]) -> Result<Vec<Settled>, LedgerError> {
         for failures in 1.. {
             match self.ledger.settle(group, Timestamp::now()).await {
                 Ok(settled) => {
                     count(&settled);
-                    return settled;
+                    return Ok(settled);
                 }
+                Err(error @ LedgerError::Damaged { .. }) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again");
                 }
@@ -193,11 +307,7 @@ impl SettlementStage {
     /// What should become of the batch, by its pipeline's policy.
     fn judge(&self, worker: &Instance, report: Report) -> Judged {
         let verdict = match report.outcome {
-            Outcome::Completed(completed) => Verdict::Complete {
-                rows: completed.rows,
-                statistics: completed.statistics,
-                follow_ups: completed.follow_ups,
-            },
+            Outcome::Completed(completed) => self.complete(completed),
             Outcome::Retry { error, after_ms } => Verdict::Retry {
                 error,
                 after: after_ms,
@@ -220,12 +330,37 @@ impl SettlementStage {
         }
     }
 
+    /// Done, unless it asks for what nobody can do: then it is dead until the pipelines are configured and
+    /// it is redriven, when its stored outcome is reported again.
+    fn complete(&self, completed: Completed) -> Verdict {
+        let unknown = completed
+            .follow_ups
+            .iter()
+            .find(|follow_up| !self.pipelines.contains_key(&follow_up.pipeline));
+        if let Some(follow_up) = unknown {
+            return Verdict::Kill {
+                reason: BAD_FOLLOW_UP.to_owned(),
+                error: format!(
+                    "asks for a follow-up of the pipeline {}, which is not configured: configure it, then redrive",
+                    follow_up.pipeline
+                ),
+            };
+        }
+        Verdict::Complete {
+            rows: completed.rows,
+            statistics: completed.statistics,
+            follow_ups: completed.follow_ups,
+        }
+    }
+
     fn policy(&self, pipeline: &PipelineName) -> RetryPolicy {
-        let config = self.pipelines.get(pipeline).cloned().unwrap_or_default();
-        RetryPolicy {
+        let policy = |config: &PipelineConfig| RetryPolicy {
             max_attempts: config.max_attempts,
             backoff: config.backoff(),
-        }
+        };
+        self.pipelines
+            .get(pipeline)
+            .map_or_else(|| policy(&PipelineConfig::default()), policy)
     }
 }
 
@@ -248,3 +383,6 @@ fn count(settled: &[Settled]) {
         metrics::counter!("tidegate_settled_total", "effect" => effect).increment(count);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! What is said about what was found.
+
+use super::*;
+use shared::config::Span;
+use shared::name::PipelineName;
+
+#[test]
+fn long_deadlines_and_deep_buffers_are_told() {
+    let mut config = Config::default();
+    assert_eq!(
+        consumer_timeout(&config).finding,
+        Finding::Ok,
+        "no pipelines"
+    );
+    let pipeline = PipelineName::new("slow").unwrap();
+    config.pipelines.entry(pipeline).or_default().deadline = Span::seconds(5 * 60);
+    let fine = consumer_timeout(&config);
+    assert_eq!(fine.finding, Finding::Ok, "{fine:?}");
+    assert!(fine.detail.contains("slow may run for 300s"), "{fine:?}");
+    config.worker.slots = 4;
+    let deep = consumer_timeout(&config);
+    assert_eq!(deep.finding, Finding::Warn, "{deep:?}");
+    assert!(deep.advice.unwrap().contains("2700000 ms"));
+}

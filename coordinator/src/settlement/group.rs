@@ -1,0 +1,138 @@
+//! Outcomes on their way through one transaction, and the messages that they came in.
+
+use crate::ledger::{Effect, Judged, LedgerError, Settled};
+
+/// Reasons of messages that are put aside.
+const UNKNOWN_BATCH: &str = "unknown_batch";
+const DAMAGED: &str = "damaged_ledger";
+
+/// Outcomes that are settled together, and the messages that they came in.
+pub(super) struct Group<M> {
+    pub(super) outcomes: Vec<Judged>,
+    messages: Vec<M>,
+    /// For each outcome the index of its message.
+    came_in: Vec<usize>,
+}
+
+/// A message with an outcome that cannot be settled.
+#[derive(Debug, PartialEq)]
+pub(super) struct Stranger<'a, M> {
+    pub(super) message: &'a M,
+    /// In one closed word.
+    pub(super) reason: &'static str,
+    /// For a person.
+    pub(super) error: String,
+}
+
+impl<M> Default for Group<M> {
+    fn default() -> Self {
+        Self {
+            outcomes: Vec::new(),
+            messages: Vec::new(),
+            came_in: Vec::new(),
+        }
+    }
+}
+
+impl<M> Group<M> {
+    pub(super) fn add(&mut self, message: M, outcomes: impl Iterator<Item = Judged>) {
+        let index = self.messages.len();
+        self.messages.push(message);
+        for outcome in outcomes {
+            self.outcomes.push(outcome);
+            self.came_in.push(index);
+        }
+    }
+
+    /// Messages that hold an outcome of an unknown or damaged batch, each once.
+    pub(super) fn strangers(
+        &self,
+        settled: &[Result<Settled, LedgerError>],
+    ) -> Vec<Stranger<'_, M>> {
+        let mut strangers: Vec<Stranger<'_, M>> = Vec::new();
+        let mut last = None;
+        for ((judged, index), settled) in self.outcomes.iter().zip(&self.came_in).zip(settled) {
+            let (reason, problem) = match settled {
+                Err(error) => (DAMAGED, error.to_string()),
+                Ok(settled) if settled.effect == Effect::Unknown => {
+                    (UNKNOWN_BATCH, "the ledger knows no such attempt".to_owned())
+                }
+                Ok(_) => continue,
+            };
+            // Outcomes of one message stand together.
+            if last.replace(*index) != Some(*index) {
+                let error = format!(
+                    "batch {}, attempt {}: {problem}",
+                    judged.batch, judged.attempt
+                );
+                strangers.push(Stranger {
+                    message: &self.messages[*index],
+                    reason,
+                    error,
+                });
+            }
+        }
+        strangers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::id::BatchId;
+    use shared::name::Attempt;
+
+    use super::*;
+    use crate::ledger::Verdict;
+
+    fn judged() -> Judged {
+        Judged {
+            batch: BatchId::generate(),
+            attempt: Attempt::new(1),
+            worker: None,
+            took: None,
+            verdict: Verdict::Lose,
+        }
+    }
+
+    fn settled(judged: &Judged, effect: Effect) -> Settled {
+        Settled {
+            batch: judged.batch,
+            attempt: judged.attempt,
+            effect,
+            backlogs: vec![],
+        }
+    }
+
+    #[test]
+    fn a_message_with_a_stranger_is_put_aside_once() {
+        let mut group = Group::default();
+        group.add("fine", [judged(), judged()].into_iter());
+        group.add("empty", std::iter::empty());
+        group.add("unknown", [judged(), judged(), judged()].into_iter());
+        group.add("damaged", [judged()].into_iter());
+        let damage = || LedgerError::Damaged {
+            table: "batches",
+            column: "state",
+            value: "9".into(),
+        };
+        let answers: Vec<_> = group
+            .outcomes
+            .iter()
+            .zip([0, 1, 2, 3, 4, 5])
+            .map(|(judged, n)| match n {
+                3 | 4 => Ok(settled(judged, Effect::Unknown)),
+                5 => Err(damage()),
+                _ => Ok(settled(judged, Effect::Completed)),
+            })
+            .collect();
+        let strangers = group.strangers(&answers);
+        let found: Vec<_> = strangers.iter().map(|s| (*s.message, s.reason)).collect();
+        assert_eq!(found, [("unknown", UNKNOWN_BATCH), ("damaged", DAMAGED)]);
+        assert!(
+            strangers[0]
+                .error
+                .contains(&group.outcomes[3].batch.to_string())
+        );
+        assert!(strangers[1].error.contains("batches.state"));
+    }
+}

@@ -1,0 +1,302 @@
+//! `[api]`: the coordinator's HTTP API, who may use it, and how much it takes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::ConfigError;
+
+/// The coordinator's HTTP API. `TIDEGATE_API__…`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Where to listen. Default `127.0.0.1:8420`. An address that others can reach needs a token.
+    pub listen: SocketAddr,
+    /// A token of the role `operate`; callers send it as `Authorization: Bearer …`. Default: none, which
+    /// only loopback allows: whoever reaches it may do everything.
+    pub token: Option<SecretString>,
+    /// The same from a file, such as a mounted secret. Not together with `token`.
+    pub token_file: Option<PathBuf>,
+    /// More tokens, each with its role: `[[api.tokens]]`, `role = "submit"`, `token = …` or `file = …`.
+    /// Several of a role may be valid at a time, so that one can be replaced while clients still use it.
+    pub tokens: Vec<TokenConfig>,
+    /// Names under which the API is reached, comma-separated in the environment. Default: none. A `Host`
+    /// header with another name is refused when this is set or when listening on loopback, where
+    /// `localhost` and loopback addresses are always allowed: otherwise any web page that its user opens
+    /// could reach the API through a name of its own.
+    #[serde(deserialize_with = "list_or_commas")]
+    pub hosts: Vec<String>,
+    /// Most connections at a time (1–65,536). Default 1,024. More wait until others are closed; too many
+    /// use up the process's file descriptors.
+    pub max_connections: u32,
+    /// Most batches that may be pending over all runs; a submission that would pass it is refused whole
+    /// with `queue_full`. Default 10,000,000: about 3 GB of ledger with small payloads.
+    pub backlog_limit: u64,
+}
+
+/// One token of `[[api.tokens]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// What it allows.
+    pub role: Role,
+    /// The token itself.
+    pub token: Option<SecretString>,
+    /// Or the file that holds it.
+    pub file: Option<PathBuf>,
+}
+
+/// What a caller may do. Each role may do everything that those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look at everything.
+    Read,
+    /// Submit runs.
+    Submit,
+    /// Cancel, pause, redrive, discard.
+    Operate,
+}
+
+impl Role {
+    /// The word that stands for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+/// A token that the API accepts.
+#[derive(Debug, Clone)]
+pub struct ApiToken {
+    /// What it allows.
+    pub role: Role,
+    /// The token, without white space around it.
+    pub secret: SecretString,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
+            token: None,
+            token_file: None,
+            tokens: Vec::new(),
+            hosts: Vec::new(),
+            max_connections: 1_024,
+            backlog_limit: 10_000_000,
+        }
+    }
+}
+
+impl ApiConfig {
+    const MAX_CONNECTIONS: u32 = 65_536;
+
+    /// All tokens, those in files read now. None: everybody who reaches the API may do everything.
+    pub fn all_tokens(&self) -> Result<Vec<ApiToken>, ConfigError> {
+        let mut tokens = Vec::new();
+        if self.token.is_some() || self.token_file.is_some() {
+            let secret = secret(
+                "api.token",
+                "api.token_file",
+                self.token.as_ref(),
+                self.token_file.as_deref(),
+            )?;
+            tokens.push(ApiToken {
+                role: Role::Operate,
+                secret,
+            });
+        }
+        for (index, token) in self.tokens.iter().enumerate() {
+            let secret = secret(
+                &format!("api.tokens.{index}.token"),
+                &format!("api.tokens.{index}.file"),
+                token.token.as_ref(),
+                token.file.as_deref(),
+            )?;
+            tokens.push(ApiToken {
+                role: token.role,
+                secret,
+            });
+        }
+        for (index, token) in tokens.iter().enumerate() {
+            let same = |other: &&ApiToken| {
+                other.secret.expose_secret() == token.secret.expose_secret()
+                    && other.role != token.role
+            };
+            if let Some(other) = tokens[..index].iter().find(same) {
+                let (one, two) = (other.role.as_str(), token.role.as_str());
+                return Err(ConfigError::wrong(
+                    "api.tokens",
+                    format!("gives one token the roles {one} and {two}: use two tokens"),
+                ));
+            }
+        }
+        Ok(tokens)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let tokens = self.all_tokens()?;
+        if tokens.is_empty() && !self.listen.ip().is_loopback() {
+            let problem = format!(
+                "{} can be reached by others: set api.token too, or listen on 127.0.0.1",
+                self.listen
+            );
+            return Err(ConfigError::wrong("api.listen", problem));
+        }
+        if self.max_connections == 0 || self.max_connections > Self::MAX_CONNECTIONS {
+            let problem = format!(
+                "must be 1 to {}, is {}",
+                Self::MAX_CONNECTIONS,
+                self.max_connections
+            );
+            return Err(ConfigError::wrong("api.max_connections", problem));
+        }
+        let is_name = |host: &&String| {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte))
+        };
+        if let Some(odd) = self.hosts.iter().find(|host| !is_name(host)) {
+            let problem = format!("{odd:?} is no host name: leave out scheme and path");
+            return Err(ConfigError::wrong("api.hosts", problem));
+        }
+        Ok(())
+    }
+}
+
+/// The one secret that a key and its file variant hold.
+fn secret(
+    key: &str,
+    file_key: &str,
+    text: Option<&SecretString>,
+    file: Option<&Path>,
+) -> Result<SecretString, ConfigError> {
+    let (key, text) = match (text, file) {
+        (Some(_), Some(_)) => {
+            let problem = format!("is set together with {file_key}: leave one of them out");
+            return Err(ConfigError::wrong(key, problem));
+        }
+        (None, None) => {
+            let problem = format!("is missing: set it, or {file_key}");
+            return Err(ConfigError::wrong(key, problem));
+        }
+        (Some(text), None) => (key, text.clone()),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::wrong(file_key, format!("cannot read {}: {error}", path.display()))
+            })?;
+            (file_key, SecretString::from(text))
+        }
+    };
+    let text = text.expose_secret().trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // The text is a secret, so it is not repeated.
+        let problem = "holds no token: one word of visible ASCII characters is expected";
+        return Err(ConfigError::wrong(key, problem));
+    }
+    Ok(SecretString::from(text))
+}
+
+/// A list in the file, a list or a comma-separated text in the environment.
+fn list_or_commas<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Texts {
+        List(Vec<String>),
+        Text(String),
+    }
+    let texts = match Texts::deserialize(d)? {
+        Texts::List(texts) => texts,
+        Texts::Text(text) => text.split(',').map(str::to_owned).collect(),
+    };
+    let texts = texts.iter().map(|text| text.trim().to_owned());
+    Ok(texts.filter(|text| !text.is_empty()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Figment;
+    use figment::providers::{Format, Toml};
+
+    use super::*;
+
+    fn read(toml: &str) -> Result<Vec<(Role, String)>, String> {
+        let config: ApiConfig = Figment::new()
+            .merge(Toml::string(toml))
+            .extract()
+            .map_err(|e| e.to_string())?;
+        config.check().map_err(|e| e.to_string())?;
+        let tokens = config.all_tokens().map_err(|e| e.to_string())?;
+        let shown = |t: &ApiToken| (t.role, t.secret.expose_secret().to_owned());
+        Ok(tokens.iter().map(shown).collect())
+    }
+
+    #[test]
+    fn tokens_come_from_the_config_and_from_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "from-a-file\n").unwrap();
+        let toml = format!(
+            "listen = \"0.0.0.0:80\"\ntoken = \"all\"\ntokens = [{{ role = \"read\", token = \"look\" }}, \
+             {{ role = \"submit\", file = {file:?} }}, {{ role = \"submit\", token = \"next\" }}]"
+        );
+        let expected = [
+            (Role::Operate, "all"),
+            (Role::Read, "look"),
+            (Role::Submit, "from-a-file"),
+            (Role::Submit, "next"),
+        ];
+        assert_eq!(
+            read(&toml).unwrap(),
+            expected.map(|(role, token)| (role, token.to_owned()))
+        );
+        assert!(Role::Read < Role::Submit && Role::Submit < Role::Operate);
+    }
+
+    #[test]
+    fn tokens_that_cannot_work_are_refused_without_repeating_them() {
+        let cases = [
+            ("token = \"\"", "api.token: holds no token"),
+            ("token = \"se cret\"", "api.token: holds no token"),
+            (
+                "token = \"secret\"\ntoken_file = \"/x\"",
+                "together with api.token_file",
+            ),
+            (
+                "token_file = \"/does/not/exist\"",
+                "api.token_file: cannot read",
+            ),
+            (
+                "tokens = [{ role = \"read\" }]",
+                "api.tokens.0.token: is missing",
+            ),
+            (
+                "tokens = [{ role = \"admin\", token = \"secret\" }]",
+                "admin",
+            ),
+            (
+                "token = \"secret\"\ntokens = [{ role = \"read\", token = \"secret\" }]",
+                "the roles operate and read",
+            ),
+            ("listen = \"0.0.0.0:80\"", "api.listen"),
+            ("max_connections = 0", "api.max_connections"),
+            ("hosts = \"https://a.example/\"", "api.hosts"),
+        ];
+        for (toml, expected) in cases {
+            let problem = read(toml).unwrap_err();
+            assert!(problem.contains(expected), "{toml}: {problem}");
+            assert!(
+                !problem.contains("secret") && !problem.contains("se cret"),
+                "{problem}"
+            );
+        }
+    }
+}
