@@ -1,7 +1,6 @@
 //! One call: the run's final JSON, sent to an address that was checked.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -12,6 +11,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sha2::Sha256;
 use shared::config::{WebhookSecret, WebhooksConfig};
+use shared::net::{Addresses, refused_address};
 
 use super::receivers::{Receivers, WebhookRefused};
 use super::verdict::Answer;
@@ -48,7 +48,7 @@ impl Caller {
             // Neither leads anywhere that was not checked.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(CheckedNames(receivers.clone())))
+            .dns_resolver(Arc::new(CheckedNames(receivers.addresses)))
             .build()
             .map_err(|error| ClientError(in_words(&error)))?;
         Ok(Self {
@@ -83,7 +83,7 @@ impl Caller {
                 let retry_after = retry_after.and_then(|value| value.to_str().ok());
                 Answer::Status(response.status().as_u16(), retry_after.map(str::to_owned))
             }
-            Err(error) => match refusal(&error) {
+            Err(error) => match refused_address(&error).map(WebhookRefused::from) {
                 Some(refused) => Answer::Refused(refused.to_string()),
                 None => Answer::None(in_words(&error.without_url())),
             },
@@ -109,35 +109,17 @@ fn signature(secret: &WebhookSecret, id: &str, now: Timestamp, body: &[u8]) -> S
     format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// Resolves names and leaves out what may not be called, so that the address that was checked is the one
-/// that is connected to, whatever the name means a moment later.
-struct CheckedNames(Receivers);
+/// Resolves names to what may be called.
+struct CheckedNames(Addresses);
 
 impl Resolve for CheckedNames {
     fn resolve(&self, name: Name) -> Resolving {
-        let receivers = self.0.clone();
+        let addresses = self.0;
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let mut refused = None;
-            let mut allowed: Vec<SocketAddr> = Vec::new();
-            for address in found {
-                match receivers.check_address(address.ip()) {
-                    Ok(()) => allowed.push(address),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            match refused {
-                Some(refused) if allowed.is_empty() => Err(refused.into()),
-                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
-            }
+            let allowed = addresses.resolve(name.as_str()).await?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
-}
-
-/// The refusal of the resolver, if that is why a call failed.
-fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a WebhookRefused> {
-    std::iter::successors(Some(error), |&error| error.source())
-        .find_map(|error| error.downcast_ref::<WebhookRefused>())
 }
 
 /// An error with its causes, which is where the HTTP client says what happened.

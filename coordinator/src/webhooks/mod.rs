@@ -4,7 +4,6 @@
 //! tells it again, under the same idempotency key. A call that fails is repeated with growing delays and given
 //! up in the end, visibly. Nothing waits for a slow receiver but its own webhooks.
 
-mod address;
 mod call;
 mod queue;
 mod receivers;

@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use shared::config::{HostPattern, WebhooksConfig};
-use url::{Host, Url};
+use shared::net::{Addresses, PrivateAddress};
+use url::Url;
 
-use super::address::is_public;
 use crate::submission::WebhookCheck;
 
 /// Longest URL of a webhook, in bytes.
@@ -17,7 +17,7 @@ pub const MAX_URL_BYTES: usize = 2_048;
 #[derive(Debug, Clone)]
 pub struct Receivers {
     allow: Vec<HostPattern>,
-    allow_private: bool,
+    pub(super) addresses: Addresses,
 }
 
 /// Why a webhook is refused. Never repeats the URL: it may hold a secret.
@@ -59,7 +59,7 @@ impl Receivers {
     pub fn new(config: &WebhooksConfig) -> Self {
         Self {
             allow: config.allow.clone(),
-            allow_private: config.allow_private,
+            addresses: Addresses::allowing_private(config.allow_private),
         }
     }
 
@@ -86,21 +86,14 @@ impl Receivers {
         if !self.allow.iter().any(|pattern| pattern.matches(&host)) {
             return Err(WebhookRefused::NotAllowed(host.to_string()));
         }
-        // Whoever connects resolves names through us, but never asks about what is an address already.
-        match host {
-            Host::Ipv4(address) => self.check_address(address.into())?,
-            Host::Ipv6(address) => self.check_address(address.into())?,
-            Host::Domain(_) => {}
-        }
+        self.addresses.check_literal(&url)?;
         Ok(url)
     }
+}
 
-    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), WebhookRefused> {
-        if self.allow_private || is_public(address) {
-            Ok(())
-        } else {
-            Err(WebhookRefused::PrivateAddress(address))
-        }
+impl From<PrivateAddress> for WebhookRefused {
+    fn from(PrivateAddress(address): PrivateAddress) -> Self {
+        Self::PrivateAddress(address)
     }
 }
 
@@ -127,7 +120,7 @@ mod tests {
         let pattern = |text: &&str| HostPattern::try_from((*text).to_owned()).unwrap();
         Receivers {
             allow: allow.iter().map(pattern).collect(),
-            allow_private,
+            addresses: Addresses::allowing_private(allow_private),
         }
     }
 
