@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bad_output;
 mod bad_setup;
 mod cancel;
 mod crashes;
