@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures. Prints one JSON line a figure to stdout, everything else to stderr.
-# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path     (default: all)
+# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path exec_lines     (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -27,9 +27,18 @@ slice_path() {
   kill $services
 }
 
-[ $# -gt 0 ] || set -- end_to_end slice_path
+exec_lines() {
+  ensure rabbitmq python
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin exec_lines
+}
+
+figures="end_to_end slice_path exec_lines"
+# Names without spaces.
+# shellcheck disable=SC2086
+[ $# -gt 0 ] || set -- $figures
 for figure in "$@"; do
-  [[ $figure =~ ^(end_to_end|slice_path)$ ]] || fail "there is no figure $figure: use end_to_end or slice_path"
+  [[ " $figures " == *" $figure "* ]] || fail "there is no figure $figure: use one of $figures"
 done
 
 ensure_rust
