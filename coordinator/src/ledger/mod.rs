@@ -5,7 +5,10 @@
 
 #[cfg(test)]
 mod conformance;
+mod group;
+mod row;
 pub mod sqlite;
+mod tally;
 pub mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,28 +26,40 @@ use crate::run::{
 pub use transition::{Judged, Stored, Verdict};
 
 /// Everything that a backend can do.
-pub trait Ledger: SubmissionLedger + DispatchLedger + SettlementLedger + LedgerViews {}
-impl<T: SubmissionLedger + DispatchLedger + SettlementLedger + LedgerViews> Ledger for T {}
+pub trait Ledger:
+    SubmissionLedger
+    + DispatchLedger
+    + SettlementLedger
+    + OperationsLedger
+    + ReconciliationLedger
+    + MemoryLedger
+    + LedgerViews
+    + OperatorViews
+{
+}
 
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.
 #[async_trait]
 pub trait SubmissionLedger: Send + Sync + 'static {
     /// Starts a run that nobody sees yet, unless its idempotency key is taken.
     async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError>;
-    /// Adds batches to a run that was opened and not accepted.
+    /// Adds batches, all of the run's pipeline, to a run that was opened and not accepted. Those that are in
+    /// already (the answer was lost) are not added again.
     async fn append(&self, run: RunId, batches: &[NewBatch]) -> Result<(), LedgerError>;
-    /// Makes the run and its batches exist, in one transaction.
+    /// Makes the run and its batches exist, in one transaction. Doing so again, with the same digest, only
+    /// gives the run: the answer may have been lost.
     async fn accept(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError>;
     /// Removes a run that was opened and not accepted; one that was accepted stays.
     async fn abandon(&self, run: RunId) -> Result<(), LedgerError>;
-    /// Batches that are pending, over all runs.
+    /// Batches that are pending, over all accepted runs.
     async fn backlog(&self) -> Result<u64, LedgerError>;
 }
 
 /// What dispatch needs.
 #[async_trait]
 pub trait DispatchLedger: Send + Sync + 'static {
-    /// What is pending, by run, pipeline and key: of one run, or of all.
+    /// What is pending, by run, pipeline and key: of one run, or of all. Here and below, only what belongs to
+    /// a running run is there to be dispatched. Costs as much as there are keys, however many batches wait.
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError>;
     /// What is out.
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError>;
@@ -157,7 +172,7 @@ pub trait MemoryLedger: Send + Sync + 'static {
     async fn webhooks_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Webhook>, LedgerError>;
     /// When the next webhook is due.
     async fn next_webhook(&self) -> Result<Option<Timestamp>, LedgerError>;
-    /// What became of a call: delivered or given up (`None`), or due again.
+    /// What became of a call: delivered or given up (`None`), or due again. Nothing, if the run runs again.
     async fn webhook_called(
         &self,
         run: RunId,
@@ -173,6 +188,16 @@ pub enum Memory {
     Limit,
     /// Time up to which a schedule was looked after, by its name.
     Schedule,
+}
+
+impl Memory {
+    /// The word that stands for it in the ledger.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Schedule => "schedule",
+        }
+    }
 }
 
 /// What is asked by people.
@@ -201,9 +226,9 @@ pub trait OperatorViews: Send + Sync + 'static {
         after: Option<BatchId>,
         limit: u32,
     ) -> Result<Vec<BatchSummary>, LedgerError>;
-    /// Where the batches of unfinished runs stand, by pipeline.
+    /// Where the batches of unfinished runs stand, by pipeline; those without any are left out.
     async fn pipelines(&self) -> Result<Vec<PipelineCounts>, LedgerError>;
-    /// When the pending batch that has been due longest became due; `None` when nothing is due.
+    /// When the pending batch of a running run that has been due longest became due; `None` when nothing is.
     async fn oldest_due(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError>;
 }
 
@@ -451,4 +476,21 @@ pub enum LedgerError {
         /// Why.
         problem: String,
     },
+}
+
+/// Compares the newest migration that a database has seen with the newest that this program has.
+fn check_version(
+    migrator: &sqlx::migrate::Migrator,
+    found: Option<i64>,
+    address: &str,
+) -> Result<(), LedgerError> {
+    let known = migrator.iter().map(|migration| migration.version).max();
+    match (found, known) {
+        (Some(found), Some(known)) if found > known => Err(LedgerError::Newer {
+            address: address.to_owned(),
+            found,
+            known,
+        }),
+        _ => Ok(()),
+    }
 }

@@ -7,52 +7,43 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
 use shared::name::Attempt;
-use sqlx::Row;
+use sqlx::{QueryBuilder, Sqlite};
 
-use super::row::{Cells, state_number};
+use super::settlement::read_known;
+use super::write::write_tally;
 use super::{SqliteLedger, id_array};
-use crate::ledger::transition::{self, State};
+use crate::ledger::row::Cells;
 use crate::ledger::{
-    Backlog, BacklogId, DispatchLedger, LedgerError, OutBatch, Page, PendingBatch,
+    Backlog, BacklogId, DispatchLedger, LedgerError, OutBatch, Page, PendingBatch, group,
 };
+
+/// The first pending batch of each running run …
+const HEADS_OF_RUNS: &str = "WITH RECURSIVE heads(run, pipeline, key, due, priority) AS ( \
+     SELECT b.run, b.pipeline, b.key, b.due, r.priority FROM runs r CROSS JOIN batches b \
+     ON b.seq = (SELECT seq FROM batches WHERE state = 0 AND run = r.id ORDER BY pipeline, key, due, seq LIMIT 1) \
+     WHERE r.state = 'running'";
+/// … and then of the next key, and the next: one step in the index for each, however many batches it has.
+const HEADS_OF_KEYS: &str = " UNION ALL \
+     SELECT b.run, b.pipeline, b.key, b.due, h.priority FROM heads h CROSS JOIN batches b \
+     ON b.seq = (SELECT seq FROM batches WHERE state = 0 AND run = h.run AND (pipeline, key) > (h.pipeline, h.key) \
+     ORDER BY pipeline, key, due, seq LIMIT 1)) \
+     SELECT * FROM heads";
 
 #[async_trait]
 impl DispatchLedger for SqliteLedger {
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError> {
-        // Two statements: with one, a new run of a single batch would cost a scan of everything pending.
-        let rows = match run {
-            Some(run) => {
-                sqlx::query(
-                    "SELECT b.run, b.pipeline, b.key, r.priority, min(b.due) AS due \
-                     FROM runs r JOIN batches b ON b.run = r.id AND b.state = 0 \
-                     WHERE r.state = 'running' AND r.id = ? GROUP BY b.run, b.pipeline, b.key",
-                )
-                .bind(run.as_bytes().to_vec())
-                .fetch_all(&self.readers)
-                .await?
-            }
-            None => {
-                sqlx::query(
-                    "SELECT b.run, b.pipeline, b.key, r.priority, min(b.due) AS due \
-                     FROM runs r JOIN batches b ON b.run = r.id AND b.state = 0 \
-                     WHERE r.state = 'running' GROUP BY b.run, b.pipeline, b.key",
-                )
-                .fetch_all(&self.readers)
-                .await?
-            }
-        };
+        let mut query = QueryBuilder::<Sqlite>::new(HEADS_OF_RUNS);
+        if let Some(run) = run {
+            query
+                .push(" AND r.id = ")
+                .push_bind(run.as_bytes().to_vec());
+        }
+        query.push(HEADS_OF_KEYS);
+        let rows = query.build().fetch_all(&self.readers).await?;
         let read = |row| {
-            let cells = Cells {
-                table: "batches",
-                row,
-            };
-            let id = BacklogId {
-                run: cells.run_id("run")?,
-                pipeline: cells.pipeline("pipeline")?,
-                key: cells.key("key")?,
-            };
+            let cells = Cells::batches(row);
             Ok(Backlog {
-                id,
+                id: cells.backlog()?,
                 priority: cells.word("priority")?,
                 due: cells.time("due")?,
             })
@@ -65,10 +56,7 @@ impl DispatchLedger for SqliteLedger {
             .fetch_all(&self.readers)
             .await?;
         let read = |row| {
-            let cells = Cells {
-                table: "batches",
-                row,
-            };
+            let cells = Cells::batches(row);
             Ok(OutBatch {
                 id: cells.batch_id("id")?,
                 pipeline: cells.pipeline("pipeline")?,
@@ -86,8 +74,9 @@ impl DispatchLedger for SqliteLedger {
     ) -> Result<Page, LedgerError> {
         // One more than asked for: whether it exists, and when it is due, says when to read again.
         let rows = sqlx::query(
-            "SELECT id, attempt, bytes, due FROM batches \
-             WHERE state = 0 AND run = ? AND pipeline = ? AND key = ? ORDER BY due, seq LIMIT ?",
+            "SELECT b.id, b.attempt, b.bytes, b.due FROM runs r CROSS JOIN batches b ON b.run = r.id \
+             WHERE b.state = 0 AND r.id = ? AND r.state = 'running' AND b.pipeline = ? AND b.key = ? \
+             ORDER BY b.due, b.seq LIMIT ?",
         )
         .bind(backlog.run.as_bytes().as_slice())
         .bind(backlog.pipeline.as_str())
@@ -100,10 +89,7 @@ impl DispatchLedger for SqliteLedger {
             more_due: None,
         };
         for row in &rows {
-            let cells = Cells {
-                table: "batches",
-                row,
-            };
+            let cells = Cells::batches(row);
             let due = cells.time("due")?;
             if due > now || page.batches.len() == limit as usize {
                 page.more_due = Some(due);
@@ -125,6 +111,7 @@ impl DispatchLedger for SqliteLedger {
         let rows = sqlx::query(
             "SELECT b.id, b.attempt, p.body FROM json_each(?) j \
              CROSS JOIN batches b ON b.id = unhex(j.value) AND b.state = 0 \
+             CROSS JOIN runs r ON r.id = b.run AND r.state = 'running' \
              CROSS JOIN payloads p ON p.seq = b.seq",
         )
         .bind(id_array(batches.iter().map(|batch| &batch.id)))
@@ -132,17 +119,9 @@ impl DispatchLedger for SqliteLedger {
         .await?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let cells = Cells {
-                table: "batches",
-                row,
-            };
+            let cells = Cells::batches(row);
             let attempt = Attempt::new(cells.small_count("attempt")?);
-            let body: String = row.try_get("body")?;
-            let payload = RawValue::from_string(body).map_err(|error| LedgerError::Damaged {
-                table: "payloads",
-                column: "body",
-                value: error.to_string(),
-            })?;
+            let payload = Cells::new("payloads", row).json("body")?;
             found.insert((cells.batch_id("id")?, attempt), payload);
         }
         Ok(batches
@@ -156,46 +135,19 @@ impl DispatchLedger for SqliteLedger {
         dispatched: &[(BatchId, Attempt)],
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let attempts: HashMap<BatchId, Attempt> = dispatched.iter().copied().collect();
         let mut transaction = self.begin().await?;
-        let rows = sqlx::query(
-            "SELECT b.id, b.run, b.state, b.attempt, b.failures, b.releases \
-             FROM json_each(?) j CROSS JOIN batches b ON b.id = unhex(j.value)",
-        )
-        .bind(id_array(attempts.keys()))
-        .fetch_all(&mut *transaction)
-        .await?;
-        let mut out = Vec::with_capacity(rows.len());
-        let mut per_run: HashMap<RunId, i64> = HashMap::new();
-        for row in &rows {
-            let cells = Cells {
-                table: "batches",
-                row,
-            };
-            let id = cells.batch_id("id")?;
-            let stored = cells.stored()?;
-            if transition::record_out(&stored, attempts[&id]).is_some() {
-                out.push(id);
-                *per_run.entry(cells.run_id("run")?).or_default() += 1;
-            }
-        }
+        let known = read_known(&mut transaction, dispatched.iter().map(|(id, _)| id)).await?;
+        let (out, tally) = group::record_out(&known, dispatched);
         // An attempt that goes out is always the one after the stored one: `record_out` said so.
         sqlx::query(
-            "UPDATE batches SET state = ?, attempt = attempt + 1, due = ?, reason = NULL, error = NULL \
-             WHERE id IN (SELECT unhex(value) FROM json_each(?))",
+            "UPDATE batches SET state = 1, attempt = attempt + 1, due = ?, reason = NULL, error = NULL \
+             WHERE seq IN (SELECT value FROM json_each(?))",
         )
-        .bind(state_number(State::Out))
         .bind(now.as_millisecond())
-        .bind(id_array(&out))
+        .bind(serde_json::json!(out).to_string())
         .execute(&mut *transaction)
         .await?;
-        for (run, count) in per_run {
-            sqlx::query("UPDATE runs SET pending = pending - ?1, out = out + ?1 WHERE id = ?2")
-                .bind(count)
-                .bind(run.as_bytes().as_slice())
-                .execute(&mut *transaction)
-                .await?;
-        }
+        write_tally(&mut transaction, &tally, now).await?;
         Ok(transaction.commit().await?)
     }
 }

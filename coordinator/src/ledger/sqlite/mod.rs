@@ -3,20 +3,28 @@
 //! One connection writes, a few read. Every write is one `BEGIN IMMEDIATE` transaction over a whole group:
 //! ids travel as one JSON array, so a group of a thousand costs one statement, not a thousand.
 
+mod dead;
 mod dispatch;
-mod row;
+mod lock;
+mod memory;
+mod operations;
+mod reconciliation;
 mod settlement;
 mod submission;
 mod views;
+mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::id::BatchId;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
-use super::LedgerError;
+use self::lock::FileLock;
+use super::{Ledger, LedgerError, check_version};
 
 /// How long a write waits while another process holds the file's lock (a backup, a shell).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,24 +34,33 @@ const READERS: u32 = 4;
 /// that changes twice is copied once.
 const CHECKPOINT_PAGES: &str = "8000";
 
+/// Our tables.
+static MIGRATOR: Migrator = sqlx::migrate!("migrations/ledger/sqlite");
+
 /// The ledger in one SQLite file.
 #[derive(Debug, Clone)]
 pub struct SqliteLedger {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Keeps other coordinators out.
+    _lock: Arc<FileLock>,
 }
+
+impl Ledger for SqliteLedger {}
 
 impl SqliteLedger {
     /// Opens or creates the file, brings its tables up to date, and removes what a crash left half submitted.
     pub async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let address = format!("sqlite://{}", path.display());
         let setup = |problem: String| LedgerError::Setup {
-            address: format!("sqlite://{}", path.display()),
+            address: address.clone(),
             problem,
         };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|e| setup(format!("cannot create the folder: {e}")))?;
         }
+        let lock = FileLock::take(path, &address)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -61,7 +78,8 @@ impl SqliteLedger {
             .connect_with(options.clone())
             .await
             .map_err(|e| setup(e.to_string()))?;
-        sqlx::migrate!("migrations/ledger/sqlite")
+        refuse_newer(&writer, &address).await?;
+        MIGRATOR
             .run(&writer)
             .await
             .map_err(|e| setup(e.to_string()))?;
@@ -69,7 +87,11 @@ impl SqliteLedger {
             .connect_with(options.read_only(true))
             .await
             .map_err(|e| setup(e.to_string()))?;
-        let ledger = Self { writer, readers };
+        let ledger = Self {
+            writer,
+            readers,
+            _lock: Arc::new(lock),
+        };
         ledger.remove_half_submitted().await?;
         Ok(ledger)
     }
@@ -77,6 +99,20 @@ impl SqliteLedger {
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, LedgerError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+/// Ends the start when a newer program has changed the tables: this one would not know what they mean.
+async fn refuse_newer(pool: &SqlitePool, address: &str) -> Result<(), LedgerError> {
+    let migrated = sqlx::query("SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations'")
+        .fetch_optional(pool)
+        .await?;
+    if migrated.is_none() {
+        return Ok(());
+    }
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(pool)
+        .await?;
+    check_version(&MIGRATOR, found, address)
 }
 
 /// Ids as the JSON array of hex texts that `unhex(value) FROM json_each(?)` reads back.

@@ -1,21 +1,19 @@
-//! Settlement's part of the ledger in SQLite: read the batches of a group, decide each by the transition
-//! table, write what changed, all in one transaction.
+//! Settlement's part of the ledger in SQLite: read the batches of a group, let [`group`] decide, write what
+//! changed, all in one transaction.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use shared::id::{BatchId, RunId};
-use shared::outcome::Statistics;
+use shared::id::BatchId;
 use sqlx::SqliteConnection;
 
-use super::row::{Cells, state_number};
-use super::submission::{insert_batches, signed};
-use super::{SqliteLedger, id_array, push_hex};
-use crate::ledger::transition::{self, Judged, State, Stored, Update, Verdict};
-use crate::ledger::{Backlog, BacklogId, Effect, LedgerError, NewBatch, Settled, SettlementLedger};
-use crate::run::Priority;
+use super::write::{insert_batches, write_tally};
+use super::{SqliteLedger, id_array};
+use crate::ledger::group::{self, BatchChange, Ended, KEPT_ATTEMPTS, Known};
+use crate::ledger::row::{Cells, signed, state_number};
+use crate::ledger::transition::{Judged, Stored};
+use crate::ledger::{LedgerError, Settled, SettlementLedger};
 
 #[async_trait]
 impl SettlementLedger for SqliteLedger {
@@ -25,182 +23,53 @@ impl SettlementLedger for SqliteLedger {
         now: Timestamp,
     ) -> Result<Vec<Settled>, LedgerError> {
         let mut transaction = self.begin().await?;
-        let mut group = Group {
-            known: read(&mut transaction, outcomes).await?,
-            ..Group::default()
-        };
-        let settled = outcomes
-            .iter()
-            .map(|outcome| group.settle(outcome, now))
-            .collect();
-        write_batches(&mut transaction, &group.updates).await?;
-        for (run, change) in &group.runs {
-            insert_batches(&mut transaction, *run, &change.follow_ups).await?;
-            write_run(&mut transaction, *run, change, now).await?;
+        let ids = outcomes.iter().map(|outcome| &outcome.batch);
+        let known = read_known(&mut transaction, ids).await?;
+        let (settled, changes) = group::settle(known, outcomes, now);
+        if changes.batches.is_empty() {
+            return Ok(settled);
         }
+        write_batches(&mut transaction, &changes.batches).await?;
+        write_attempts(&mut transaction, &changes.ended, now).await?;
+        for (run, (state, batches)) in &changes.follow_ups {
+            insert_batches(&mut transaction, *run, *state, batches).await?;
+        }
+        write_tally(&mut transaction, &changes.tally, now).await?;
         transaction.commit().await?;
         Ok(settled)
     }
 }
 
-/// One group of outcomes while it is being settled.
-#[derive(Default)]
-struct Group {
-    /// The batches as they stand after the outcomes so far: a group may hold two for the same batch.
-    known: HashMap<BatchId, Known>,
-    /// What to write, the last one for each batch.
-    updates: HashMap<BatchId, Update>,
-    /// What changes in the runs.
-    runs: BTreeMap<RunId, RunChange>,
-}
-
-struct Known {
-    backlog: BacklogId,
-    priority: Priority,
-    stored: Stored,
-}
-
-#[derive(Default)]
-struct RunChange {
-    /// By how much each state's count changes.
-    counts: BTreeMap<i64, i64>,
-    retries: i64,
-    rows: u64,
-    statistics: Statistics,
-    follow_ups: Vec<NewBatch>,
-}
-
-impl Group {
-    fn settle(&mut self, outcome: &Judged, now: Timestamp) -> Settled {
-        let nothing = |effect| Settled {
-            batch: outcome.batch,
-            effect,
-            backlogs: vec![],
-        };
-        let Some(known) = self.known.get_mut(&outcome.batch) else {
-            return nothing(Effect::Unknown);
-        };
-        let change = transition::settle(&known.stored, outcome, now);
-        let Some(update) = change.store else {
-            return nothing(change.effect);
-        };
-        let run = self.runs.entry(known.backlog.run).or_default();
-        *run.counts
-            .entry(state_number(known.stored.state))
-            .or_default() -= 1;
-        *run.counts
-            .entry(state_number(update.stored.state))
-            .or_default() += 1;
-        known.stored = update.stored;
-        let mut backlogs = Vec::new();
-        match &outcome.verdict {
-            Verdict::Complete {
-                rows,
-                statistics,
-                follow_ups,
-            } => {
-                run.rows += rows;
-                for (name, count) in statistics {
-                    *run.statistics.entry(name.clone()).or_default() += count;
-                }
-                for follow_up in follow_ups {
-                    run.follow_ups.push(NewBatch {
-                        id: BatchId::generate(),
-                        pipeline: follow_up.pipeline.clone(),
-                        key: follow_up.key.clone(),
-                        payload: follow_up.payload.clone(),
-                        due: now,
-                    });
-                }
-                backlogs = follow_up_backlogs(known, follow_ups, now);
-            }
-            Verdict::Retry { .. } if change.effect == Effect::Again => run.retries += 1,
-            _ => {}
-        }
-        if change.effect == Effect::Again {
-            backlogs.push(Backlog {
-                id: known.backlog.clone(),
-                priority: known.priority,
-                due: update.due,
-            });
-        }
-        self.updates.insert(outcome.batch, update);
-        Settled {
-            batch: outcome.batch,
-            effect: change.effect,
-            backlogs,
-        }
-    }
-}
-
-/// Each backlog that the follow-ups fall into, once.
-fn follow_up_backlogs(
-    known: &Known,
-    follow_ups: &[shared::outcome::FollowUp],
-    now: Timestamp,
-) -> Vec<Backlog> {
-    let mut backlogs: Vec<Backlog> = Vec::new();
-    for follow_up in follow_ups {
-        let id = BacklogId {
-            run: known.backlog.run,
-            pipeline: follow_up.pipeline.clone(),
-            key: follow_up.key.clone(),
-        };
-        // Follow-ups of one backlog stand together, so looking at the last one is enough to stay short.
-        if backlogs.last().is_none_or(|last| last.id != id) {
-            backlogs.push(Backlog {
-                id,
-                priority: known.priority,
-                due: now,
-            });
-        }
-    }
-    backlogs
-}
-
-async fn read(
+/// The batches of a group, as far as there are any and their run was accepted.
+pub(super) async fn read_known(
     connection: &mut SqliteConnection,
-    outcomes: &[Judged],
+    ids: impl IntoIterator<Item = &BatchId>,
 ) -> Result<HashMap<BatchId, Known>, LedgerError> {
     let rows = sqlx::query(
-        "SELECT b.id, b.run, b.pipeline, b.key, b.state, b.attempt, b.failures, b.releases, r.priority \
-         FROM json_each(?) j CROSS JOIN batches b ON b.id = unhex(j.value) CROSS JOIN runs r ON r.id = b.run",
+        "SELECT b.seq, b.id, b.run, b.pipeline, b.key, b.state, b.attempt, b.failures, b.releases, b.due, \
+         r.priority, r.state AS run_state \
+         FROM json_each(?) j CROSS JOIN batches b ON b.id = unhex(j.value) \
+         CROSS JOIN runs r ON r.id = b.run AND r.state <> 'submitting'",
     )
-    .bind(id_array(outcomes.iter().map(|outcome| &outcome.batch)))
+    .bind(id_array(ids))
     .fetch_all(connection)
     .await?;
-    let mut known = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let cells = Cells {
-            table: "batches",
-            row,
-        };
-        let backlog = BacklogId {
-            run: cells.run_id("run")?,
-            pipeline: cells.pipeline("pipeline")?,
-            key: cells.key("key")?,
-        };
-        known.insert(
-            cells.batch_id("id")?,
-            Known {
-                backlog,
-                priority: cells.word("priority")?,
-                stored: cells.stored()?,
-            },
-        );
-    }
-    Ok(known)
+    let read = |row| {
+        Ok((
+            Cells::batches(row).batch_id("id")?,
+            Cells::batches(row).known()?,
+        ))
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Writes states, counts and errors of the whole group in one statement.
 async fn write_batches(
     connection: &mut SqliteConnection,
-    updates: &HashMap<BatchId, Update>,
+    batches: &BTreeMap<i64, BatchChange>,
 ) -> Result<(), LedgerError> {
-    let mut json = String::from("[");
-    for (id, update) in updates {
-        json.push_str(if json.len() > 1 { ",[\"" } else { "[\"" });
-        push_hex(&mut json, id.as_bytes());
+    let row = |(seq, change): (&i64, &BatchChange)| {
+        let BatchChange { update, completion } = change;
         let Stored {
             state,
             attempt,
@@ -208,74 +77,73 @@ async fn write_batches(
             releases,
             called_off: _,
         } = update.stored;
-        let due = update.due.as_millisecond();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            json,
-            "\",{},{attempt},{failures},{releases},{due},",
-            state_number(state)
-        );
-        let texts = serde_json::json!([update.reason, update.error]).to_string();
-        json.push_str(texts.trim_start_matches('['));
-    }
-    json.push(']');
+        let how = completion.as_ref();
+        serde_json::json!([
+            seq,
+            state_number(state),
+            attempt,
+            failures,
+            releases,
+            update.due.as_millisecond(),
+            update.reason,
+            update.error,
+            how.and_then(|how| how.worker.as_ref()),
+            how.and_then(|how| how.took)
+                .map(|took| signed(took.as_millis())),
+            how.and_then(|how| how.out_at)
+                .map(Timestamp::as_millisecond),
+        ])
+    };
     sqlx::query(
         "UPDATE batches SET state = v.value ->> 1, attempt = v.value ->> 2, failures = v.value ->> 3, \
-         releases = v.value ->> 4, due = v.value ->> 5, reason = v.value ->> 6, error = v.value ->> 7 \
-         FROM json_each(?) v WHERE batches.id = unhex(v.value ->> 0)",
+         releases = v.value ->> 4, due = v.value ->> 5, reason = v.value ->> 6, error = v.value ->> 7, \
+         worker = v.value ->> 8, took_ms = v.value ->> 9, out_at = v.value ->> 10 \
+         FROM json_each(?) v WHERE batches.seq = v.value ->> 0",
     )
-    .bind(json)
+    .bind(serde_json::Value::from_iter(batches.iter().map(row)).to_string())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn write_run(
+/// Adds to the history, and takes away what is older than the attempts that are kept.
+async fn write_attempts(
     connection: &mut SqliteConnection,
-    run: RunId,
-    change: &RunChange,
+    ended: &[Ended],
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let count = |state| {
-        change
-            .counts
-            .get(&state_number(state))
-            .copied()
-            .unwrap_or_default()
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let row = |ended: &Ended| {
+        serde_json::json!([
+            ended.seq,
+            ended.attempt,
+            ended.verdict,
+            ended.error,
+            ended.how.worker,
+            ended.how.out_at.map(Timestamp::as_millisecond),
+            ended.how.took.map(|took| signed(took.as_millis())),
+        ])
     };
-    let follow_ups = signed(change.follow_ups.len());
-    // A run is completed when nothing of it is pending or out any more. A late completion may ask for
-    // follow-ups: then it runs again.
     sqlx::query(
-        "UPDATE runs SET accepted = accepted + ?2, pending = pending + ?3, out = out + ?4, \
-         completed = completed + ?5, dead = dead + ?6, cancelled = cancelled + ?7, \
-         retries = retries + ?8, rows = rows + ?9, \
-         state = iif(state = 'cancelled', state, iif(pending + ?3 + out + ?4 = 0, 'completed', 'running')), \
-         finished_at = iif(pending + ?3 + out + ?4 = 0, coalesce(finished_at, ?10), NULL) \
-         WHERE id = ?1",
+        "INSERT INTO attempts (batch, attempt, verdict, error, worker, out_at, took_ms, settled_at) \
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ?2 \
+         FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING",
     )
-    .bind(run.as_bytes().as_slice())
-    .bind(follow_ups)
-    .bind(count(State::Pending) + follow_ups)
-    .bind(count(State::Out))
-    .bind(count(State::Completed))
-    .bind(count(State::Dead))
-    .bind(count(State::Cancelled))
-    .bind(change.retries)
-    .bind(i64::try_from(change.rows).unwrap_or(i64::MAX))
+    .bind(serde_json::Value::from_iter(ended.iter().map(row)).to_string())
     .bind(now.as_millisecond())
     .execute(&mut *connection)
     .await?;
-    for (name, value) in &change.statistics {
-        sqlx::query(
-            "INSERT INTO run_statistics (run, name, value) VALUES (?, ?, ?) \
-             ON CONFLICT (run, name) DO UPDATE SET value = value + excluded.value",
-        )
-        .bind(run.as_bytes().as_slice())
-        .bind(name)
-        .bind(i64::try_from(*value).unwrap_or(i64::MAX))
-        .execute(&mut *connection)
-        .await?;
+    for ended in ended {
+        let Some(oldest) = ended.attempt.number().checked_sub(KEPT_ATTEMPTS) else {
+            continue;
+        };
+        sqlx::query("DELETE FROM attempts WHERE batch = ? AND attempt <= ?")
+            .bind(ended.seq)
+            .bind(oldest)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }

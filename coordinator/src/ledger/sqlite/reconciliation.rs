@@ -1,0 +1,68 @@
+//! Reconciliation's part of the ledger in SQLite.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use shared::id::BatchId;
+use shared::name::{Attempt, Instance};
+
+use super::SqliteLedger;
+use crate::ledger::row::Cells;
+use crate::ledger::{LedgerError, OutSince, ReconciliationLedger, Suspect};
+
+#[async_trait]
+impl ReconciliationLedger for SqliteLedger {
+    async fn out_since(&self, before: Timestamp, limit: u32) -> Result<Vec<OutSince>, LedgerError> {
+        // Windows bound what is out, so sorting it is cheap.
+        let rows = sqlx::query(
+            "SELECT id, pipeline, key, attempt, due FROM batches WHERE state = 1 AND due < ? \
+             ORDER BY due, seq LIMIT ?",
+        )
+        .bind(before.as_millisecond())
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        let read = |row| {
+            let cells = Cells::batches(row);
+            Ok(OutSince {
+                id: cells.batch_id("id")?,
+                pipeline: cells.pipeline("pipeline")?,
+                key: cells.key("key")?,
+                attempt: Attempt::new(cells.small_count("attempt")?),
+                since: cells.time("due")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    async fn suspect(&self, batch: BatchId) -> Result<Option<Suspect>, LedgerError> {
+        let row = sqlx::query(
+            "SELECT b.id, b.state, b.attempt, b.failures, b.releases, b.deaths, b.alone_on, r.state AS run_state \
+             FROM batches b JOIN runs r ON r.id = b.run WHERE b.id = ? AND r.state <> 'submitting'",
+        )
+        .bind(batch.as_bytes().as_slice())
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let cells = Cells::batches(&row);
+        Ok(Some(Suspect {
+            stored: cells.stored()?,
+            deaths: cells.small_count("deaths")?,
+            alone_on: cells.optional_text("alone_on")?.map(Instance::from),
+        }))
+    }
+
+    async fn suspected(
+        &self,
+        batch: BatchId,
+        deaths: u32,
+        alone_on: Option<&Instance>,
+    ) -> Result<(), LedgerError> {
+        sqlx::query("UPDATE batches SET deaths = ?, alone_on = ? WHERE id = ?")
+            .bind(deaths)
+            .bind(alone_on.map(Instance::as_str))
+            .bind(batch.as_bytes().as_slice())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+}
