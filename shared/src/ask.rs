@@ -135,9 +135,9 @@ pub enum PermitAnswer {
 pub struct Feedback {
     /// The limits that it says something about.
     pub about: Vec<About>,
-    /// How long ago the call was allowed to start: a span, because clocks differ.
-    #[serde(with = "milliseconds", rename = "started_ago_ms")]
-    pub started_ago: Duration,
+    /// How long ago leave for the call was asked: a span, because clocks differ.
+    #[serde(with = "milliseconds", rename = "asked_ago_ms")]
+    pub asked_ago: Duration,
     /// How it ended.
     pub said: Said,
 }
@@ -298,7 +298,7 @@ mod tests {
                     limit: limit.clone(),
                     key: key.clone(),
                 }],
-                started_ago: second,
+                asked_ago: second,
                 said,
             })
         };

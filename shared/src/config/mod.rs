@@ -6,6 +6,7 @@
 
 mod broker;
 mod error;
+mod limits;
 mod pipeline;
 mod search_console;
 mod sections;
@@ -20,13 +21,14 @@ use serde::Deserialize;
 
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use limits::{LimitConfig, LimitScope, Rate};
 pub use pipeline::{HandlerKind, PipelineConfig};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
 
-use crate::name::PipelineName;
-use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
+use crate::name::{LimitName, PipelineName};
+use crate::search_console::{PIPELINE_LIMITS, PLAN_PIPELINE, SLICE_PIPELINE};
 
 /// The file that is read when `--config` names none and it exists.
 pub const DEFAULT_FILE: &str = "tidegate.toml";
@@ -54,6 +56,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The Search Console job.
     pub search_console: SearchConsoleConfig,
+    /// Limits by name. Those of the Search Console job are always there.
+    pub limits: BTreeMap<LimitName, LimitConfig>,
     /// Kinds of work by name. The Search Console pipelines are always there.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
 }
@@ -69,6 +73,7 @@ impl Default for Config {
             api: ApiConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
+            limits: BTreeMap::new(),
             pipelines: BTreeMap::new(),
         }
     }
@@ -94,7 +99,9 @@ impl Config {
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let mut config: Self = figment
+        let built_in = Figment::from(Toml::string(limits::SEARCH_CONSOLE_LIMITS));
+        let mut config: Self = built_in
+            .merge(figment)
             .extract()
             .map_err(|e| ConfigError::from_figment(&e))?;
         config.add_search_console_pipelines();
@@ -114,6 +121,12 @@ impl Config {
             pipeline
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
+            for name in PIPELINE_LIMITS {
+                let name = LimitName::new(name).expect("the built-in names are well-formed");
+                if !pipeline.limits.contains(&name) {
+                    pipeline.limits.push(name);
+                }
+            }
         }
     }
 
@@ -128,8 +141,18 @@ impl Config {
         self.api.check()?;
         self.worker.check()?;
         self.search_console.check()?;
+        for (name, limit) in &self.limits {
+            limit.check(name)?;
+        }
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
+            if let Some(unknown) = pipeline
+                .limits
+                .iter()
+                .find(|l| !self.limits.contains_key(l))
+            {
+                return Err(self.unknown_limit(name, unknown));
+            }
         }
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
@@ -137,6 +160,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn unknown_limit(&self, pipeline: &PipelineName, limit: &LimitName) -> ConfigError {
+        let known: Vec<&str> = self.limits.keys().map(LimitName::as_str).collect();
+        ConfigError::wrong(
+            format!("pipelines.{pipeline}.limits"),
+            format!(
+                "names {limit}, which is not configured; configured are {}",
+                known.join(", ")
+            ),
+        )
     }
 
     fn unknown_served_pipeline(&self, name: &PipelineName) -> ConfigError {

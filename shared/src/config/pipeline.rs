@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{ConfigError, Span};
 use crate::backoff::Backoff;
-use crate::name::PipelineName;
+use crate::name::{LimitName, PipelineName};
 
 /// A kind of work. The coordinator reads windows and retries, the worker reads handler and deadline.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +35,10 @@ pub struct PipelineConfig {
     pub window_max: u32,
     /// Most batches of one key out. Default: no limit (3 for the Search Console pipelines).
     pub max_in_flight_per_key: Option<u32>,
+    /// Limits that its batches fall under, by name. Batches whose limit is used up stay with the coordinator
+    /// until it is not; an `exec` command starts when all of them give leave for one call. The Search Console
+    /// pipelines have their own.
+    pub limits: Vec<LimitName>,
 }
 
 /// What a worker does with a batch.
@@ -69,6 +73,7 @@ impl Default for PipelineConfig {
             window_min: 16,
             window_max: 1_000,
             max_in_flight_per_key: None,
+            limits: Vec::new(),
         }
     }
 }

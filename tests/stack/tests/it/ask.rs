@@ -178,7 +178,7 @@ async fn everybody_gets_the_answer_to_their_own_question() -> Result<()> {
     }
     let feedback = Feedback {
         about: vec![],
-        started_ago: Duration::from_millis(7),
+        asked_ago: Duration::from_millis(7),
         said: shared::ask::Said::Accepted,
     };
     askers[0].tell(lanes[0], Question::Feedback(feedback.clone()));
