@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, DatabaseUrl};
@@ -11,17 +12,24 @@ use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api};
+use crate::ask::AskStage;
+use crate::claims::Suspects;
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
+use crate::depths::DepthsStage;
 use crate::dispatch::DispatchStage;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
+use crate::levels::{LevelsStage, SharedLevels};
+use crate::limits::SharedLimits;
+use crate::limits::stage::LimitStage;
 use crate::presence::PresenceStage;
-use crate::settlement::SettlementStage;
+use crate::reconcile::ReconcileStage;
+use crate::settlement::{Pulse, SettlementStage};
 use crate::submission::SubmissionStage;
 use crate::topology::Topology;
 
@@ -99,6 +107,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let (tell, notices) = mpsc::channel(NOTICES);
     let fleet = Arc::new(Mutex::new(Fleet::default()));
     let publishing = connector.publishing_pool();
+    let pulse = Arc::new(Mutex::new(Pulse::new(Instant::now())));
     let dispatch = DispatchStage {
         ledger: ledger.clone(),
         publishing: publishing.clone(),
@@ -112,22 +121,76 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         publishing: publishing.clone(),
         lanes: config.lanes,
         pipelines: config.pipelines.clone(),
+        pulse: pulse.clone(),
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
     let dead = DeadStage {
         ledger: ledger.clone(),
         connector: connector.clone(),
-        publishing,
+        publishing: publishing.clone(),
         notices: tell.clone(),
         draining: lifecycle.draining(),
     };
     let presence = PresenceStage {
-        instance,
+        instance: instance.clone(),
         connector: connector.clone(),
         fleet: fleet.clone(),
         told: HashMap::new(),
         notices: tell.clone(),
+        lanes: config.lanes,
+        lost_after: config.reconcile.after.get(),
+        draining: lifecycle.draining(),
+    };
+    let (looks, looked) = watch::channel(None);
+    let depths = DepthsStage {
+        connector: connector.clone(),
+        publishing: publishing.clone(),
+        topology: topology.clone(),
+        looks,
+        draining: lifecycle.draining(),
+    };
+    let reconcile = ReconcileStage {
+        ledger: ledger.clone(),
+        settlement: ledger.clone(),
+        looks: looked.clone(),
+        topology: topology.clone(),
+        fleet: fleet.clone(),
+        pulse,
+        lanes: config.lanes,
+        after: config.reconcile.after.get(),
+        notices: tell.clone(),
+        draining: lifecycle.draining(),
+    };
+    let levels = LevelsStage {
+        config: config.levels.clone(),
+        ledger: ledger.clone(),
+        views: ledger.clone(),
+        looks: looked,
+        notices: tell.clone(),
+        levels: SharedLevels::default(),
+        draining: lifecycle.draining(),
+    };
+    let limits = SharedLimits::new(&config);
+    let limit = LimitStage::start(
+        limits.clone(),
+        ledger.clone(),
+        tell.clone(),
+        lifecycle.draining(),
+    )
+    .await?;
+    let ask = AskStage {
+        instance: instance.clone(),
+        connector: connector.clone(),
+        publishing: publishing.clone(),
+        lanes: config.lanes,
+        permits: Arc::new(limits),
+        claims: Arc::new(Suspects {
+            ledger: ledger.clone(),
+            settlement: ledger.clone(),
+            fleet: fleet.clone(),
+            notices: tell.clone(),
+        }),
         draining: lifecycle.draining(),
     };
     let submission = SubmissionStage {
@@ -160,7 +223,18 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         "settlement",
         keep_consuming("settlement", settlement, topology.clone(), draining()),
     );
-    lifecycle.spawn("dead", keep_consuming("dead", dead, topology, draining()));
+    lifecycle.spawn(
+        "dead",
+        keep_consuming("dead", dead, topology.clone(), draining()),
+    );
+    lifecycle.spawn(
+        "depths",
+        keep_consuming("depths", depths, topology.clone(), draining()),
+    );
+    lifecycle.spawn("ask", keep_consuming("ask", ask, topology, draining()));
+    lifecycle.spawn("limits", limit.run());
+    lifecycle.spawn("reconcile", reconcile.run());
+    lifecycle.spawn("levels", levels.run());
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("api", api::serve(api, listener, lifecycle.draining()));
     let code = lifecycle

@@ -50,6 +50,34 @@ pub fn describe() {
         "tidegate_answers_lost_total",
         "Groups of answers to workers that could not be sent."
     );
+    describe_counter!(
+        "tidegate_missing_queues_total",
+        "Queues that were found missing, and declared again."
+    );
+    describe_counter!(
+        "tidegate_lost_total",
+        "Batches that neither the broker nor a worker had any more, and that go out again."
+    );
+    describe_counter!(
+        "tidegate_claims_total",
+        "Batches that were delivered before, by what their worker was told to do with them."
+    );
+    describe_counter!(
+        "tidegate_poisoned_total",
+        "Batches that are dead because workers died of them."
+    );
+    describe_gauge!(
+        "tidegate_level",
+        "How bad it is: 0 ok, 1 warn, 2 critical; by what is measured."
+    );
+    describe_gauge!(
+        "tidegate_level_value",
+        "What a level is made from: messages (inbox, depth), batches (backlog), seconds (age)."
+    );
+    describe_gauge!(
+        "tidegate_broker_blocked",
+        "Whether the broker takes no publishes, for lack of memory or disk: 0 or 1."
+    );
     describe_gauge!(
         "tidegate_backlog_batches",
         "Batches that are pending, by the ledger."

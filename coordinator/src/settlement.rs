@@ -4,7 +4,7 @@
 //! commit, so a crash in between brings the same outcomes again, and the ledger finds nothing to change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -44,10 +44,47 @@ pub struct SettlementStage {
     pub lanes: u16,
     /// Retry policies.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// Shows how far this has got.
+    pub pulse: Arc<Mutex<Pulse>>,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
     /// Ends the stage after the group at hand.
     pub draining: CancellationToken,
+}
+
+/// How far settlement has got.
+#[derive(Debug)]
+pub struct Pulse {
+    /// Whether it waits, because everything that has arrived is settled.
+    idle: bool,
+    /// While it does not: everything that had arrived before then is settled.
+    caught_up: Instant,
+}
+
+impl Pulse {
+    /// Nothing is settled yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            idle: false,
+            caught_up: now,
+        }
+    }
+
+    /// Everything that had arrived before then is settled.
+    #[must_use]
+    pub fn caught_up(&self, now: Instant) -> Instant {
+        if self.idle { now } else { self.caught_up }
+    }
+}
+
+/// Ends a [`SettlementStage::rest`].
+struct Resting<'a>(&'a SettlementStage);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.pulse().idle = false;
+    }
 }
 
 /// A delivery and the lane that it came from.
@@ -79,9 +116,15 @@ impl Consumer for SettlementStage {
         }
         let mut deliveries = select_all(streams);
         loop {
-            let first = tokio::select! {
-                first = deliveries.next() => first,
-                () = self.draining.cancelled() => return Ok(()),
+            let first = match deliveries.next().now_or_never() {
+                Some(first) => first,
+                None => {
+                    let _resting = self.rest();
+                    tokio::select! {
+                        first = deliveries.next() => first,
+                        () = self.draining.cancelled() => return Ok(()),
+                    }
+                }
             };
             let Some(first) = first else {
                 return Err(BrokerError::Lost("no lane is left".into()).into());
@@ -93,6 +136,19 @@ impl Consumer for SettlementStage {
 }
 
 impl SettlementStage {
+    /// Says that nothing is left to settle, for as long as the answer lives.
+    fn rest(&self) -> Resting<'_> {
+        *self.pulse() = Pulse {
+            idle: true,
+            caught_up: Instant::now(),
+        };
+        Resting(self)
+    }
+
+    fn pulse(&self) -> std::sync::MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Settles the first message and everything that is already here, then acks it all.
     async fn settle_group<S>(
         &self,
@@ -128,6 +184,9 @@ impl SettlementStage {
         }
         let started = Instant::now();
         let settled = self.settle(&group).await;
+        if group.len() < GROUP {
+            self.pulse().caught_up = started;
+        }
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.len()));

@@ -196,6 +196,10 @@ pub struct ClaimRequest {
     pub attempt: Attempt,
     /// Who has it now.
     pub worker: Instance,
+    /// Whether nothing else runs there now, so that [`ClaimAnswer::Alone`] is acted on at once. Only a worker
+    /// that dies after that dies of this batch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
 }
 
 /// What to do with it.
@@ -204,10 +208,13 @@ pub struct ClaimRequest {
 pub enum ClaimAnswer {
     /// Like any other.
     Run,
-    /// With nothing else running in the same worker: if that dies, this batch is to blame.
+    /// With nothing else running in the same worker: if that dies, this batch is to blame. Ask again once
+    /// nothing else runs.
     Alone,
     /// Nothing: the attempt is settled, or a later one is out. Ack it.
     Drop,
+    /// Nothing: its run was cancelled. Report it as released, with the reason `cancelled`.
+    Cancelled,
 }
 
 /// Why a message holds no questions or no answers.
@@ -326,6 +333,7 @@ mod tests {
                 batch: BatchId::generate(),
                 attempt: Attempt::new(2),
                 worker: Instance::from("w1".to_owned()),
+                alone: true,
             }),
         ];
         let questions = Questions {

@@ -51,14 +51,14 @@ pub struct Work {
 pub struct SinkAway(SinkError);
 
 impl Commit {
-    /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot is free for
-    /// the next batch as soon as the rows are in.
+    /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot, where it has one
+    /// of its own, is free for the next batch as soon as the rows are in.
     pub async fn finish(
         &self,
         work: Work,
         ended: Result<Output, HandlerError>,
         has_sink: bool,
-        slot: SemaphorePermit<'_>,
+        slot: Option<SemaphorePermit<'_>>,
     ) -> Result<(), SinkAway> {
         let outcome = match ended {
             Ok(output) if has_sink => match self.store(&work.batch, output).await {

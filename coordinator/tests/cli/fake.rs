@@ -276,5 +276,7 @@ fn worker() -> Worker {
         holding: vec![],
         draining: false,
         seen_ms_ago: 12,
+        lanes: Some(2),
+        clock_skew_ms: Some(-3),
     }
 }

@@ -180,6 +180,13 @@ impl PublishingPool {
         Publisher::new(self.clone())
     }
 
+    /// Whether the broker takes no publishes just now, because memory or disk run short. It says so only to
+    /// those who publish; a broker that cannot be reached is no blocked one.
+    pub async fn is_blocked(&self) -> bool {
+        let connection = self.pool.get().await;
+        connection.is_ok_and(|connection| connection.status().blocked())
+    }
+
     /// What sends answers, for one task.
     #[must_use]
     pub fn answering(&self) -> Answering {

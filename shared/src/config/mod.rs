@@ -6,8 +6,10 @@
 
 mod broker;
 mod error;
+mod levels;
 mod limits;
 mod pipeline;
+mod reconcile;
 mod search_console;
 mod sections;
 mod span;
@@ -21,8 +23,10 @@ use serde::Deserialize;
 
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use levels::LevelsConfig;
 pub use limits::{LimitConfig, LimitScope, Rate};
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use reconcile::ReconcileConfig;
 pub use search_console::SearchConsoleConfig;
 pub use sections::{ApiConfig, DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
@@ -52,6 +56,10 @@ pub struct Config {
     pub sink: SinkConfig,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
+    /// When a batch is taken for lost.
+    pub reconcile: ReconcileConfig,
+    /// From when on something piles up.
+    pub levels: LevelsConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// The Search Console job.
@@ -71,6 +79,8 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
             api: ApiConfig::default(),
+            reconcile: ReconcileConfig::default(),
+            levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
             limits: BTreeMap::new(),
@@ -139,6 +149,8 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
+        self.reconcile.check()?;
+        self.levels.check()?;
         self.worker.check()?;
         self.search_console.check()?;
         for (name, limit) in &self.limits {

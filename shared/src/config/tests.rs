@@ -51,6 +51,12 @@ fn wrong_values_say_what_would_be_right() {
             "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
             "at most",
         ),
+        ("[reconcile]\nafter = \"20s\"", "3 x 10s = 30s"),
+        (
+            "[levels]\ninbox_warn = 9\ninbox_critical = 8",
+            "inbox_warn <= inbox_critical",
+        ),
+        ("[levels]\nage_warn = \"7h\"", "age_critical"),
         ("[search_console]\ntypes = [\"wob\"]", "web"),
         ("[limits.x]\nrate = \"20\"", "1200/min"),
         ("[limits.x]\nrate = \"0/s\"", "1/day"),

@@ -164,6 +164,11 @@ impl RabbitMq {
     pub fn new_vhost(&self) -> Result<Vhost<'_>> {
         let number = self.vhosts.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{number}");
+        self.create_vhost(&name)?;
+        Ok(Vhost { broker: self, name })
+    }
+
+    fn create_vhost(&self, name: &str) -> Result<()> {
         // One call instead of two, since each starts an Erlang machine.
         self.rabbitmqctl([
             "eval",
@@ -172,8 +177,8 @@ impl RabbitMq {
                  ok = rabbit_auth_backend_internal:set_permissions(<<\"guest\">>, <<\"{name}\">>, \
                  <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"harness\">>)."
             ),
-        ])?;
-        Ok(Vhost { broker: self, name })
+        ])
+        .map(drop)
     }
 
     /// Adds a user without any permission.
@@ -203,6 +208,12 @@ impl RabbitMq {
             Some(mut node) => node.kill(),
             None => bail!("the node is not running"),
         }
+    }
+
+    /// Takes away everything that a killed node had on its disk.
+    pub fn wipe(&self) -> Result<()> {
+        ensure!(self.lock().is_none(), "the node is running");
+        fs::remove_dir_all(self.scratch.path().join("data")).context("wiping the node")
     }
 
     /// Starts the node on the data that it left behind.
@@ -322,6 +333,11 @@ impl Vhost<'_> {
     #[must_use]
     pub fn url(&self) -> String {
         self.broker.url_for("guest", "guest", &self.name)
+    }
+
+    /// Creates it anew on a broker that was wiped, as an operator's definitions would.
+    pub fn create_again(&self) -> Result<()> {
+        self.broker.create_vhost(&self.name)
     }
 
     /// How full its queues are, by name; exact, unlike the management plugin's samples.

@@ -7,8 +7,11 @@
 mod ask;
 mod bad_input;
 mod bad_setup;
+mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+mod lost;
 mod search_console;
 mod strangers;
+mod suspects;
