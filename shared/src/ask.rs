@@ -90,7 +90,7 @@ pub struct PermitRequest {
 }
 
 /// One limit that a call falls under.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Want {
     /// Which limit.
     pub limit: LimitName,

@@ -152,7 +152,6 @@ impl Config {
         self.reconcile.check()?;
         self.levels.check()?;
         self.worker.check()?;
-        self.search_console.check()?;
         for (name, limit) in &self.limits {
             limit.check(name)?;
         }
