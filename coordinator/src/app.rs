@@ -206,6 +206,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         operators: ledger,
         submission,
         schedules: schedules.shown.clone(),
+        limits,
         operations,
         fleet,
         levels,

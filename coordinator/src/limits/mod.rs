@@ -19,6 +19,7 @@ use shared::ask::{Feedback, PermitAnswer, PermitRequest};
 use shared::config::Config;
 use shared::name::{Key, LimitName};
 use tokio::sync::Notify;
+use utoipa::ToSchema;
 
 use crate::ask::Permits;
 use limiter::Limiter;
@@ -53,13 +54,15 @@ impl Moment {
 }
 
 /// One key's share of a limit, as it stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LimitView {
     /// Which limit.
+    #[schema(value_type = String)]
     pub limit: LimitName,
     /// Whose share; the pipeline's name where pipelines share it. `None`: everybody's, or nobody has used
     /// the limit lately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub key: Option<Key>,
     /// Calls per minute that it may make now. `None`: the limit has no rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]

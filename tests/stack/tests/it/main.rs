@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ask;
+mod backlog;
 mod bad_input;
 mod bad_setup;
 mod cancel;
