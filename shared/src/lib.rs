@@ -2,7 +2,7 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
-//! needs ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -11,6 +11,7 @@ pub mod broker;
 pub mod config;
 pub mod control;
 pub mod exit;
+pub mod failpoint;
 pub mod id;
 pub mod lifecycle;
 pub mod name;

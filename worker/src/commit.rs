@@ -94,6 +94,7 @@ impl Commit {
             outcome,
         };
         if self.reports.confirmed(&batch.key, report).await {
+            shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }
         // Otherwise the worker is stopping: the broker delivers again, and the marker tells the next one.
@@ -193,6 +194,9 @@ fn verdict(error: HandlerError) -> Outcome {
         HandlerError::Throttled { reason, after } => Outcome::Throttled {
             reason: printable_error(&reason),
             after_ms: after,
+        },
+        HandlerError::CoordinatorAway => Outcome::Released {
+            reason: "coordinator_away".to_owned(),
         },
         HandlerError::Fail { reason, error } => Outcome::Failed {
             reason: reason.to_owned(),

@@ -141,6 +141,7 @@ impl SettlementLedger for Memory {
         self.suspect.lock().unwrap().stored.state = BatchState::Dead;
         let settled = |judged: &Judged| Settled {
             batch: judged.batch,
+            attempt: judged.attempt,
             effect: Effect::Dead,
             backlogs: vec![],
         };

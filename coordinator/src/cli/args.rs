@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Look at pipelines; pause and resume them.
     #[command(subcommand, arg_required_else_help = true)]
     Pipeline(PipelineCommand),
+    /// Look at the schedules.
+    #[command(subcommand, arg_required_else_help = true)]
+    Schedule(ScheduleCommand),
     /// Have the coordinator look at broker, ledger and workers, and say what is wrong.
     Doctor,
 }
@@ -316,6 +319,12 @@ pub(crate) enum PipelineCommand {
         #[arg(value_parser = PipelineName::new)]
         pipeline: PipelineName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Show the schedules: when each fires next, what came of it last.
+    List,
 }
 
 fn limit() -> clap::builder::RangedI64ValueParser<u32> {

@@ -6,6 +6,7 @@ use coordinator::doctor::Diagnosis;
 use coordinator::fleet::Worker;
 use coordinator::operations::Handled;
 use coordinator::run::{BatchDetail, DeadBatch, PipelineView, Priority, Run, RunState};
+use coordinator::schedules::ScheduleView;
 use reqwest::{Body, Method, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -160,6 +161,16 @@ impl Client {
         let verb = if paused { "pause" } else { "resume" };
         self.post(&["pipelines", pipeline.as_str(), verb], &[])
             .await
+    }
+
+    /// The schedules.
+    pub(crate) async fn schedules(&self) -> Result<Vec<ScheduleView>, ApiError> {
+        #[derive(Deserialize)]
+        struct Schedules {
+            schedules: Vec<ScheduleView>,
+        }
+        let Schedules { schedules } = self.get(&["schedules"], &[]).await?;
+        Ok(schedules)
     }
 
     /// What the coordinator finds when it looks at everything.

@@ -5,6 +5,7 @@ use coordinator::doctor::Diagnosis;
 use coordinator::fleet::Worker;
 use coordinator::operations::Handled;
 use coordinator::run::{BatchDetail, DeadBatch, PipelineView, Run};
+use coordinator::schedules::ScheduleView;
 use indicatif::{HumanCount, HumanDuration};
 use jiff::Timestamp;
 
@@ -164,6 +165,30 @@ pub(crate) fn pipelines(pipelines: &[PipelineView]) -> String {
             pipeline.out.to_string(),
             pipeline.window.to_string(),
             pipeline.slots.to_string(),
+        ]);
+    }
+    text(table)
+}
+
+/// Schedules, one a line.
+pub(crate) fn schedules(schedules: &[ScheduleView]) -> String {
+    let mut table = table();
+    table.set_header([
+        "SCHEDULE", "STATE", "NEXT", "LAST", "RUN", "PIPELINE", "CRON", "TIMEZONE", "PROBLEM",
+    ]);
+    for schedule in schedules {
+        let state = if schedule.enabled { "on" } else { "off" };
+        let problem = schedule.problem.as_deref();
+        table.add_row([
+            printable(&schedule.schedule.to_string()),
+            state.to_owned(),
+            schedule.next.map_or_else(none, time),
+            schedule.last.map_or_else(none, time),
+            schedule.last_run.map_or_else(none, |run| run.to_string()),
+            schedule.pipeline.to_string(),
+            printable(&schedule.cron),
+            printable(&schedule.timezone),
+            problem.map_or_else(none, |problem| shorten(&printable(problem))),
         ]);
     }
     text(table)

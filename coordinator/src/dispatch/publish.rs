@@ -88,6 +88,7 @@ impl Publishing {
             Ok(verdicts) => verdicts,
             Err(error) => return (group, Err(error.into())),
         };
+        shared::failpoint::reach("c.confirm.received");
         metrics::histogram!("tidegate_publish_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_publish_group_batches")
             .record(crate::metrics::size(messages.len()));

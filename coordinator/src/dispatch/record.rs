@@ -38,6 +38,7 @@ pub(super) async fn run(
             tracing::error!(%error, batches = group.len(), "cannot record what is out, trying again");
             tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
         }
+        shared::failpoint::reach("c.published.committed");
         metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
         let _ = answers.send(Answer::Recorded(group)).await;
     }

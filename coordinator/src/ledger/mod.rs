@@ -186,7 +186,7 @@ pub trait MemoryLedger: Send + Sync + 'static {
 /// What kind of thing is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// State of a limit, by limit and key.
+    /// State of a limit, by its name.
     Limit,
     /// Time up to which a schedule was looked after, by its name.
     Schedule,

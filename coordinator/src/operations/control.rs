@@ -1,6 +1,9 @@
 //! Tells the workers which runs were cancelled and still have batches out, over `tidegate.control`: at
 //! once when that changes, and again every two seconds, because the messages are transient and workers
 //! come and go. Nothing depends on it but work that is saved.
+//!
+//! It speaks also when there is nothing to say: a broker that blocks publishers tells only those who
+//! publish, and an idle coordinator should know it as well.
 
 use std::convert::Infallible;
 
@@ -54,7 +57,7 @@ impl ControlStage {
                     self.draining.cancelled().await;
                     return Ok(());
                 },
-                () = tokio::time::sleep(INTERVAL), if speaks => {}
+                () = tokio::time::sleep(INTERVAL) => {}
                 () = self.draining.cancelled() => return Ok(()),
             }
         }

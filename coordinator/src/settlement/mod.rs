@@ -189,8 +189,10 @@ impl SettlementStage {
                 None
             };
         }
+        shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
         let settled = self.settle(&group.outcomes).await;
+        shared::failpoint::reach("c.outcome.committed");
         if group.outcomes.len() < GROUP {
             self.pulse().caught_up = started;
         }
@@ -208,6 +210,7 @@ impl SettlementStage {
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
+        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 

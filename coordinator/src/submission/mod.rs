@@ -282,6 +282,7 @@ impl SubmissionStage {
         if batches.is_empty() {
             return Ok(());
         }
+        shared::failpoint::reach("c.submit.parsed");
         let count = batches.len() as u64;
         self.room
             .reserve(&*self.ledger, building.reserved(), count)

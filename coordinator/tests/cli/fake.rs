@@ -87,6 +87,7 @@ impl Fake {
             .route("/api/v1/dead/{order}", post(handled))
             .route("/api/v1/pipelines", get(pipelines))
             .route("/api/v1/pipelines/{name}/{order}", post(one_pipeline))
+            .route("/api/v1/schedules", get(schedules))
             .route("/api/v1/doctor", get(doctor))
             .layer(axum::middleware::from_fn_with_state(shared.clone(), record))
             .with_state(shared.clone());
@@ -305,6 +306,14 @@ async fn handled(request: Request) -> Json<Handled> {
 
 async fn pipelines() -> Json<Value> {
     Json(json!({ "pipelines": [pipeline(false)] }))
+}
+
+async fn schedules() -> Json<Value> {
+    let schedule = json!({
+        "schedule": "nightly", "cron": "0 3 * * *", "timezone": "America/Los_Angeles",
+        "pipeline": "gsc.plan", "enabled": true, "next": "2026-01-02T11:00:00Z"
+    });
+    Json(json!({ "schedules": [schedule] }))
 }
 
 async fn one_pipeline() -> Json<PipelineView> {

@@ -150,6 +150,20 @@ async fn pipelines_are_printed() {
 }
 
 #[tokio::test]
+async fn schedules_are_printed() {
+    let fake = Fake::start().await;
+    let table = run(&fake, &["schedule", "list"]).await;
+    let lines: Vec<&str> = table.ended_with(exit::OK).stdout.lines().collect();
+    assert!(lines[0].starts_with("SCHEDULE"), "{lines:?}");
+    assert!(
+        lines[1].starts_with("nightly") && lines[1].contains("2026-01-02 11:00:00Z"),
+        "{lines:?}"
+    );
+    let json = run(&fake, &["schedule", "list", "--json"]).await;
+    assert_eq!(json.document()["cron"], "0 3 * * *");
+}
+
+#[tokio::test]
 async fn the_doctor_says_what_to_do_and_fails_when_something_does() {
     let fake = Fake::start().await;
     for (finding, code) in [

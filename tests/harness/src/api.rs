@@ -79,6 +79,22 @@ impl Api {
             .context("submitting")
     }
 
+    /// Submits under an idempotency key; the same key gives the same run.
+    pub async fn submit_once(&self, pipeline: &str, key: &str, ndjson: String) -> Result<Run> {
+        let answer = self
+            .http
+            .post(format!("{}/api/v1/runs", self.base))
+            .query(&[("pipeline", pipeline)])
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .header("idempotency-key", key)
+            .body(ndjson)
+            .send()
+            .await
+            .context("submitting")?;
+        let answer = answer.error_for_status()?;
+        answer.json().await.context("reading the run")
+    }
+
     /// Submits NDJSON lines, and has somebody told when the run has finished.
     pub async fn submit_with_webhook(
         &self,
@@ -180,7 +196,12 @@ impl Api {
 
     /// The sum of a metric over its labels; nothing if it was never counted.
     pub async fn metric(&self, name: &str) -> Result<Option<f64>> {
-        metric(&self.http, &self.base, name, &[]).await
+        self.metric_with(name, &[]).await
+    }
+
+    /// The same, over the samples that carry all of these `name="value"` labels.
+    pub async fn metric_with(&self, name: &str, labels: &[&str]) -> Result<Option<f64>> {
+        metric(&self.http, &self.base, name, labels).await
     }
 
     async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T> {

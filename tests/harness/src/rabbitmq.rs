@@ -239,6 +239,12 @@ impl RabbitMq {
         Ok(())
     }
 
+    /// Processor time that the node has used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let node = self.lock();
+        node.as_ref().context("the node is down")?.cpu_time()
+    }
+
     /// Runs `rabbitmqctl` against this node and returns what it printed.
     pub fn rabbitmqctl<S: AsRef<OsStr>>(
         &self,

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every route and the role that it needs. A new one has to be written down here too.
-const ROUTES: [(&str, &str, Role); 21] = [
+const ROUTES: [(&str, &str, Role); 22] = [
     ("get", "/api/v1/runs", Role::Read),
     ("post", "/api/v1/runs", Role::Submit),
     ("get", "/api/v1/runs/{run}", Role::Read),

@@ -291,6 +291,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             connector,
             ledger: ledger.clone(),
             fleet,
+            levels: SharedLevels::default(),
         },
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         tokens: Tokens::default(),

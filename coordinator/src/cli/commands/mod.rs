@@ -9,8 +9,8 @@ use shared::exit;
 use shared::id::{BatchId, RunId};
 
 use crate::args::{
-    BatchCommand, Cli, Command, DeadCommand, PipelineCommand, RunCommand, Sync, Which,
-    WorkerCommand,
+    BatchCommand, Cli, Command, DeadCommand, PipelineCommand, RunCommand, ScheduleCommand, Sync,
+    Which, WorkerCommand,
 };
 use crate::client::Client;
 use crate::failure::Failure;
@@ -34,6 +34,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Dead(command) => dead(&session, command).await,
         Command::Worker(WorkerCommand::List) => workers(&session).await,
         Command::Pipeline(command) => pipeline(&session, command).await,
+        Command::Schedule(ScheduleCommand::List) => schedules(&session).await,
         Command::Doctor => doctor(&session).await,
     }
 }
@@ -105,6 +106,12 @@ async fn pipeline(session: &Session, command: PipelineCommand) -> Result<u8, Fai
         }
     };
     session.list(&pipelines, show::pipelines, "there are no pipelines")?;
+    Ok(exit::OK)
+}
+
+async fn schedules(session: &Session) -> Result<u8, Failure> {
+    let schedules = session.client.schedules().await?;
+    session.list(&schedules, show::schedules, "no schedule is configured")?;
     Ok(exit::OK)
 }
 

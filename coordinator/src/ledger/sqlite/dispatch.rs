@@ -73,16 +73,17 @@ impl DispatchLedger for SqliteLedger {
         now: Timestamp,
         limit: u32,
     ) -> Result<Page, LedgerError> {
-        // One more than asked for: whether it exists, and when it is due, says when to read again.
+        // One more than asked for: whether it exists, and when it is due, says when to read again. SQLite
+        // plans a query again whenever another number is bound to a bare LIMIT, hence the sum.
         let rows = sqlx::query(
             "SELECT b.id, b.attempt, b.bytes, b.due FROM runs r CROSS JOIN batches b ON b.run = r.id \
              WHERE b.state = 0 AND r.id = ? AND r.state = 'running' AND b.pipeline = ? AND b.key = ? \
-             ORDER BY b.due, b.seq LIMIT ?",
+             ORDER BY b.due, b.seq LIMIT ? + 1",
         )
         .bind(backlog.run.as_bytes().as_slice())
         .bind(backlog.pipeline.as_str())
         .bind(backlog.key.as_str())
-        .bind(i64::from(limit) + 1)
+        .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
         let mut page = Page {

@@ -4,6 +4,7 @@
 // A test's failures are panics with a backtrace.
 #![allow(clippy::unwrap_used)]
 
+mod ask;
 mod backlog;
 mod bad_input;
 mod bad_setup;
@@ -11,6 +12,9 @@ mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+// Fail points are in debug builds only.
+#[cfg(debug_assertions)]
+mod failpoints;
 mod lost;
 mod operations;
 mod schedules;
