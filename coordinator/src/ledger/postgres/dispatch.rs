@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use uuid::Uuid;
 
 use super::write::{lock_known, write_tally};
@@ -129,6 +129,21 @@ impl DispatchLedger for PostgresLedger {
             .await?;
             write_tally(&mut transaction, &tally, now).await?;
             Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
+        bounded(async {
+            let row = sqlx::query(
+                "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r JOIN batches b \
+                 ON b.run = r.id AND b.pipeline = $1 AND b.state = 0 WHERE r.state = 'running' LIMIT $2) some",
+            )
+            .bind(pipeline.as_str())
+            .bind(i64::try_from(enough).unwrap_or(i64::MAX))
+            .fetch_one(&self.pool)
+            .await?;
+            Cells::batches(&row).count("waiting")
         })
         .await
     }
