@@ -40,16 +40,13 @@ impl ControlStage {
         let mut publisher = self.publishing.publisher();
         loop {
             let cancelled = self.cancelling.borrow_and_update().clone();
-            let speaks = !cancelled.is_empty();
-            if speaks {
-                let messages = [self.message(cancelled)];
-                tokio::select! {
-                    answer = publisher.publish(&messages) => if let Err(error) = answer {
-                        // The next one comes in two seconds.
-                        tracing::debug!(%error, "a control message was not published");
-                    },
-                    () = self.draining.cancelled() => return Ok(()),
-                }
+            let messages = [self.message(cancelled)];
+            tokio::select! {
+                answer = publisher.publish(&messages) => if let Err(error) = answer {
+                    // The next one comes in two seconds.
+                    tracing::debug!(%error, "a control message was not published");
+                },
+                () = self.draining.cancelled() => return Ok(()),
             }
             tokio::select! {
                 changed = self.cancelling.changed() => if changed.is_err() {
