@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use shared::ask::{Feedback, PermitAnswer, PermitRequest};
 use shared::broker::{BrokerError, Connector, PublishingPool};
 use shared::config::{Config, ConfigError, DatabaseUrl};
 use shared::lifecycle::Lifecycle;
@@ -17,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Api, Hosts, Patience, Server, Tokens};
-use crate::ask::{AskStage, Permits};
+use crate::ask::AskStage;
 use crate::claims::Suspects;
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
@@ -28,6 +27,8 @@ use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::levels::{LevelsStage, SharedLevels};
+use crate::limits::SharedLimits;
+use crate::limits::stage::LimitStage;
 use crate::notice::Notice;
 use crate::operations::Operations;
 use crate::operations::cancel::CancelStage;
@@ -137,7 +138,15 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let presence = ground.presence();
     let (depths, reconcile, levels_stage) =
         ground.watchers(settlement.pulse.clone(), levels.clone());
-    let ask = ground.ask();
+    let limits = SharedLimits::new(&config);
+    let limit = LimitStage::start(
+        limits.clone(),
+        ledger.clone(),
+        tell.clone(),
+        lifecycle.draining(),
+    )
+    .await?;
+    let ask = ground.ask(limits.clone());
     let dispatch = DispatchStage {
         ledger: ledger.clone(),
         publishing: publishing.clone(),
@@ -197,6 +206,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         operators: ledger,
         submission,
         schedules: schedules.shown.clone(),
+        limits,
         operations,
         fleet,
         levels,
@@ -237,6 +247,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         keep_consuming("depths", depths, topology.clone(), draining()),
     );
     lifecycle.spawn("ask", keep_consuming("ask", ask, topology, draining()));
+    lifecycle.spawn("limits", limit.run());
     lifecycle.spawn("reconcile", reconcile.run());
     lifecycle.spawn("levels", levels_stage.run());
     lifecycle.spawn("schedules", schedules.run(config.schedules.clone()));
@@ -341,7 +352,7 @@ impl Ground<'_> {
         (depths, reconcile, levels)
     }
 
-    fn ask(&self) -> AskStage {
+    fn ask(&self, limits: SharedLimits) -> AskStage {
         let suspects = Suspects {
             ledger: self.ledger.clone(),
             settlement: self.ledger.clone(),
@@ -353,7 +364,7 @@ impl Ground<'_> {
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
-            permits: Arc::new(NoLimits),
+            permits: Arc::new(limits),
             claims: Arc::new(suspects),
             draining: self.lifecycle.draining(),
         }
@@ -363,21 +374,3 @@ impl Ground<'_> {
 /// How long a stopping coordinator waits for requests and groups under way. Nothing is lost when it does
 /// not: what is not recorded is published or settled again.
 const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Nothing is limited: no limits can be configured.
-struct NoLimits;
-
-impl Permits for NoLimits {
-    fn permit(&self, request: &PermitRequest) -> PermitAnswer {
-        match request.wants.first() {
-            Some(want) => PermitAnswer::Unknown {
-                limit: want.limit.clone(),
-            },
-            None => PermitAnswer::Granted {
-                after: std::time::Duration::ZERO,
-            },
-        }
-    }
-
-    fn feedback(&self, _: &Feedback) {}
-}

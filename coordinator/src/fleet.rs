@@ -130,7 +130,8 @@ impl Fleet {
         let mut slots = HashMap::new();
         for Seen { presence, .. } in self.workers.values().filter(|seen| !seen.presence.draining) {
             for pipeline in &presence.pipelines {
-                *slots.entry(pipeline.clone()).or_default() += presence.slots;
+                let slots: &mut u32 = slots.entry(pipeline.clone()).or_default();
+                *slots = slots.saturating_add(presence.slots);
             }
         }
         slots

@@ -66,6 +66,24 @@ pub fn describe() {
         "One call of a webhook, from looking up its host to its answer."
     );
     describe_counter!(
+        "tidegate_permits_total",
+        "Answers to workers that asked whether a call may start, by pipeline and answer (granted, parked, unknown)."
+    );
+    describe_histogram!(
+        "tidegate_permit_wait_seconds",
+        Unit::Seconds,
+        "How long granted calls have to wait for their turn."
+    );
+    describe_counter!(
+        "tidegate_throttled_calls_total",
+        "Calls that a service refused as too fast or over a quota, by limit."
+    );
+    describe_gauge!("tidegate_limit_keys", "Keys that are followed, by limit.");
+    describe_counter!(
+        "tidegate_answers_lost_total",
+        "Groups of answers to workers that could not be sent."
+    );
+    describe_counter!(
         "tidegate_missing_queues_total",
         "Queues that were found missing, and declared again."
     );

@@ -90,7 +90,7 @@ pub struct PermitRequest {
 }
 
 /// One limit that a call falls under.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Want {
     /// Which limit.
     pub limit: LimitName,
@@ -135,9 +135,9 @@ pub enum PermitAnswer {
 pub struct Feedback {
     /// The limits that it says something about.
     pub about: Vec<About>,
-    /// How long ago the call was allowed to start: a span, because clocks differ.
-    #[serde(with = "milliseconds", rename = "started_ago_ms")]
-    pub started_ago: Duration,
+    /// How long ago leave for the call was asked: a span, because clocks differ.
+    #[serde(with = "milliseconds", rename = "asked_ago_ms")]
+    pub asked_ago: Duration,
     /// How it ended.
     pub said: Said,
 }
@@ -305,7 +305,7 @@ mod tests {
                     limit: limit.clone(),
                     key: key.clone(),
                 }],
-                started_ago: second,
+                asked_ago: second,
                 said,
             })
         };

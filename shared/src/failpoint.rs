@@ -6,7 +6,7 @@
 //! | `c.submit.parsed` | lines are read, and not yet in the ledger |
 //! | `c.ledger.before_commit` | all lines are in the ledger, and the run is not yet accepted |
 //! | `c.ledger.committed` | the run is accepted, and neither client nor dispatcher knows |
-//! | `publish.sent` | messages are on their way, unconfirmed; in whichever process publishes |
+//! | `c.publish.sent` | batches are on their way, unconfirmed |
 //! | `c.confirm.received` | batches are confirmed, and not yet recorded as out |
 //! | `c.published.committed` | batches are recorded as out |
 //! | `c.outcome.received` | outcomes are read, and not yet settled |
@@ -16,6 +16,7 @@
 //! | `w.handler.done` | its handler has ended, and nothing is stored |
 //! | `w.sink.before_commit` | rows and marker are written, and not yet committed |
 //! | `w.sink.committed` | rows and marker are stored, and nobody knows |
+//! | `w.outcome.sent` | outcomes are on their way, unconfirmed |
 //! | `w.outcome.confirmed` | the broker has the outcome, and the batch is not yet acked |
 //!
 //! The variable `FAILPOINTS` arms them, in debug builds only; a release build does not look at it.

@@ -157,6 +157,9 @@ text_conversions!(Key);
 pub struct Lane(u16);
 
 impl Lane {
+    /// The one that there always is. What is not divided lives with its owner.
+    pub const FIRST: Self = Self(0);
+
     /// Every lane when there are `lanes` of them.
     pub fn all(lanes: u16) -> impl Iterator<Item = Self> {
         (0..lanes).map(Self)

@@ -22,6 +22,7 @@ use crate::handlers::noop::Noop;
 use crate::holding::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::jobs::search_console::{Job, JobError};
+use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
 use crate::report::Reporter;
@@ -120,6 +121,9 @@ pub async fn run_with(
     let (handlers, stopping) = (registry.clone(), lifecycle.stopping());
     let (asker, ask) = AskStage::new(connector.clone(), lifecycle.stopping());
     let consume = ConsumeStage {
+        permits: Arc::new(CoordinatorPermits {
+            asker: asker.clone(),
+        }),
         claimant: Claimant {
             asker,
             worker: worker.clone(),

@@ -195,6 +195,9 @@ fn verdict(error: HandlerError) -> Outcome {
             reason: printable_error(&reason),
             after_ms: after,
         },
+        HandlerError::CoordinatorAway => Outcome::Released {
+            reason: "coordinator_away".to_owned(),
+        },
         HandlerError::Fail { reason, error } => Outcome::Failed {
             reason: reason.to_owned(),
             error: printable_error(&error),

@@ -11,6 +11,7 @@ mod extract;
 mod fleet;
 mod guard;
 mod health;
+mod limits;
 mod problem;
 mod runs;
 mod schedules;
@@ -34,6 +35,7 @@ use utoipa_axum::routes;
 use crate::doctor::Doctor;
 use crate::ledger::{LedgerViews, OperatorViews};
 use crate::levels::SharedLevels;
+use crate::limits::SharedLimits;
 use crate::operations::Operations;
 use crate::presence::SharedFleet;
 use crate::schedules::Schedules;
@@ -56,6 +58,8 @@ pub struct Api {
     pub operations: Operations,
     /// Knows when they fire.
     pub schedules: Schedules,
+    /// Knows how fast services may be called.
+    pub limits: SharedLimits,
     /// Knows the workers.
     pub fleet: SharedFleet,
     /// Whether something piles up.
@@ -119,6 +123,7 @@ fn router(api: &Arc<Api>) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(operate(NAMED, routes!(fleet::pause_pipeline)))
         .routes(operate(NAMED, routes!(fleet::resume_pipeline)))
         .routes(read(&[], routes!(schedules::list_schedules)))
+        .routes(read(&[], routes!(limits::list_limits)))
         .routes(read(&[], routes!(fleet::list_workers)))
         .routes(read(&[], routes!(health::show_levels)))
         .routes(read(&[], routes!(health::doctor)))

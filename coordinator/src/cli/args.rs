@@ -96,6 +96,9 @@ pub(crate) enum Command {
     /// Look at the schedules.
     #[command(subcommand, arg_required_else_help = true)]
     Schedule(ScheduleCommand),
+    /// Look at how fast services may be called.
+    #[command(subcommand, arg_required_else_help = true)]
+    Limit(LimitCommand),
     /// Have the coordinator look at broker, ledger and workers, and say what is wrong.
     Doctor,
 }
@@ -324,6 +327,12 @@ pub(crate) enum PipelineCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
     /// Show the schedules: when each fires next, what came of it last.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LimitCommand {
+    /// Show the limits: how fast each key's calls may go now, who waits, what is held back.
     List,
 }
 

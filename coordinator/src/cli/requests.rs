@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coordinator::doctor::Diagnosis;
 use coordinator::fleet::Worker;
+use coordinator::limits::LimitView;
 use coordinator::operations::Handled;
 use coordinator::run::{BatchDetail, DeadBatch, PipelineView, Priority, Run, RunState};
 use coordinator::schedules::ScheduleView;
@@ -161,6 +162,16 @@ impl Client {
         let verb = if paused { "pause" } else { "resume" };
         self.post(&["pipelines", pipeline.as_str(), verb], &[])
             .await
+    }
+
+    /// The limits.
+    pub(crate) async fn limits(&self) -> Result<Vec<LimitView>, ApiError> {
+        #[derive(Deserialize)]
+        struct Limits {
+            limits: Vec<LimitView>,
+        }
+        let Limits { limits } = self.get(&["limits"], &[]).await?;
+        Ok(limits)
     }
 
     /// The schedules.

@@ -3,6 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use coordinator::doctor::Diagnosis;
 use coordinator::fleet::Worker;
+use coordinator::limits::LimitView;
 use coordinator::operations::Handled;
 use coordinator::run::{BatchDetail, DeadBatch, PipelineView, Run};
 use coordinator::schedules::ScheduleView;
@@ -189,6 +190,38 @@ pub(crate) fn schedules(schedules: &[ScheduleView]) -> String {
             printable(&schedule.cron),
             printable(&schedule.timezone),
             problem.map_or_else(none, |problem| shorten(&printable(problem))),
+        ]);
+    }
+    text(table)
+}
+
+/// Limits, a key a line.
+pub(crate) fn limits(limits: &[LimitView]) -> String {
+    let mut table = table();
+    table.set_header([
+        "LIMIT",
+        "KEY",
+        "PER MINUTE",
+        "AT MOST",
+        "WAITING",
+        "HELD UNTIL",
+        "GRANTED",
+        "PARKED",
+        "THROTTLED",
+    ]);
+    let rate = |rate: Option<f64>| rate.map_or_else(none, |rate| format!("{rate:.0}"));
+    for limit in limits {
+        let key = limit.key.as_ref();
+        table.add_row([
+            printable(&limit.limit.to_string()),
+            key.map_or_else(none, |key| printable(key.as_str())),
+            rate(limit.rate_per_minute),
+            rate(limit.max_per_minute),
+            limit.waiting.to_string(),
+            limit.parked_until.map_or_else(none, time),
+            limit.granted.to_string(),
+            limit.parked.to_string(),
+            limit.throttled.to_string(),
         ]);
     }
     text(table)

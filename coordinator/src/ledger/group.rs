@@ -20,11 +20,10 @@ pub(super) const KEPT_ATTEMPTS: u32 = 50;
 /// The verdict of an attempt that completed its batch.
 pub(super) const COMPLETED: &str = "completed";
 
-/// A batch of the group as it stands.
+/// A batch of the group as it stands. `R` is how its database finds the row.
 #[derive(Debug)]
-pub(super) struct Known {
-    /// Its number in the order of submission.
-    pub(super) seq: i64,
+pub(super) struct Known<R> {
+    pub(super) row: R,
     pub(super) backlog: BacklogId,
     pub(super) priority: Priority,
     /// Where its run stands.
@@ -35,12 +34,12 @@ pub(super) struct Known {
 }
 
 /// What settling a group writes.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    /// Batches by their number, each as it stands after the last outcome.
-    pub(super) batches: BTreeMap<i64, BatchChange>,
+#[derive(Debug)]
+pub(super) struct Changes<R> {
+    /// Batches by row, each as it stands after the last outcome.
+    pub(super) batches: BTreeMap<R, BatchChange>,
     /// Attempts for the history.
-    pub(super) ended: Vec<Ended>,
+    pub(super) ended: Vec<Ended<R>>,
     /// New batches, and the state in which they start.
     pub(super) follow_ups: BTreeMap<RunId, (State, Vec<NewBatch>)>,
     pub(super) tally: Tally,
@@ -64,15 +63,15 @@ pub(super) struct Completion {
 
 /// An attempt that ended otherwise, or too late.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) seq: i64,
+pub(super) struct Ended<R> {
+    pub(super) row: R,
     pub(super) attempt: Attempt,
     pub(super) verdict: String,
     pub(super) error: Option<String>,
     pub(super) how: Completion,
 }
 
-impl Known {
+impl<R> Known<R> {
     /// Its run's batches go out: what is pending is worth telling the dispatcher.
     fn is_dispatched(&self) -> bool {
         !matches!(self.run, RunState::Paused | RunState::Cancelled)
@@ -88,12 +87,17 @@ impl Known {
 }
 
 /// Settles outcomes one after the other: a group may hold two for the same batch.
-pub(super) fn settle(
-    mut known: HashMap<BatchId, Known>,
+pub(super) fn settle<R: Copy + Ord>(
+    mut known: HashMap<BatchId, Known<R>>,
     outcomes: &[Judged],
     now: Timestamp,
-) -> (Vec<Settled>, Changes) {
-    let mut changes = Changes::default();
+) -> (Vec<Settled>, Changes<R>) {
+    let mut changes = Changes {
+        batches: BTreeMap::new(),
+        ended: Vec::new(),
+        follow_ups: BTreeMap::new(),
+        tally: Tally::default(),
+    };
     let settled = outcomes
         .iter()
         .map(|outcome| {
@@ -112,10 +116,10 @@ pub(super) fn settle(
     (settled, changes)
 }
 
-impl Changes {
+impl<R: Copy + Ord> Changes<R> {
     fn settle(
         &mut self,
-        known: &mut Known,
+        known: &mut Known<R>,
         outcome: &Judged,
         now: Timestamp,
     ) -> (Effect, Vec<Backlog>) {
@@ -159,7 +163,7 @@ impl Changes {
             Some(how)
         } else {
             self.ended.push(Ended {
-                seq: known.seq,
+                row: known.row,
                 attempt: outcome.attempt,
                 verdict: update
                     .reason
@@ -171,7 +175,7 @@ impl Changes {
             None
         };
         self.batches
-            .insert(known.seq, BatchChange { update, completion });
+            .insert(known.row, BatchChange { update, completion });
         (change.effect, backlogs)
     }
 
@@ -179,7 +183,7 @@ impl Changes {
     /// a cancelled run starts, and ends, cancelled.
     fn follow_up(
         &mut self,
-        known: &Known,
+        known: &Known<R>,
         follow_ups: &[FollowUp],
         now: Timestamp,
     ) -> Vec<Backlog> {
@@ -228,19 +232,19 @@ impl Changes {
 }
 
 /// Which batches are out now.
-pub(super) fn record_out(
-    known: &HashMap<BatchId, Known>,
+pub(super) fn record_out<R: Copy + Ord>(
+    known: &HashMap<BatchId, Known<R>>,
     dispatched: &[(BatchId, Attempt)],
-) -> (Vec<i64>, Tally) {
+) -> (Vec<R>, Tally) {
     let attempts: HashMap<BatchId, Attempt> = dispatched.iter().copied().collect();
     let mut tally = Tally::default();
-    let mut out: Vec<i64> = known
+    let mut out: Vec<R> = known
         .iter()
         .filter(|(id, known)| transition::record_out(&known.stored, attempts[id]).is_some())
         .map(|(_, known)| {
             let BacklogId { run, pipeline, .. } = &known.backlog;
             tally.moved(*run, pipeline, known.stored.state, State::Out, 1);
-            known.seq
+            known.row
         })
         .collect();
     out.sort_unstable();
@@ -248,11 +252,11 @@ pub(super) fn record_out(
 }
 
 /// Which dead batches are pending again, and when each may go out.
-pub(super) fn redrive(
-    dead: &[Known],
+pub(super) fn redrive<R: Copy>(
+    dead: &[Known<R>],
     from: Timestamp,
     spacing: Duration,
-) -> (Vec<(i64, Timestamp)>, Redriven, Tally) {
+) -> (Vec<(R, Timestamp)>, Redriven, Tally) {
     let (mut pending, mut tally) = (Vec::with_capacity(dead.len()), Tally::default());
     // Due times only grow, so the first batch of a backlog is the one that counts.
     let mut backlogs: HashMap<&BacklogId, Backlog> = HashMap::new();
@@ -268,7 +272,7 @@ pub(super) fn redrive(
                 .entry(&known.backlog)
                 .or_insert_with(|| known.backlog(due));
         }
-        pending.push((known.seq, due));
+        pending.push((known.row, due));
         due = due.checked_add(spacing).unwrap_or(Timestamp::MAX);
     }
     let redriven = Redriven {
@@ -279,7 +283,7 @@ pub(super) fn redrive(
 }
 
 /// Which dead batches are called off.
-pub(super) fn discard(dead: &[Known]) -> (Vec<i64>, Tally) {
+pub(super) fn discard<R: Copy>(dead: &[Known<R>]) -> (Vec<R>, Tally) {
     let mut tally = Tally::default();
     let discarded = dead
         .iter()
@@ -287,7 +291,7 @@ pub(super) fn discard(dead: &[Known]) -> (Vec<i64>, Tally) {
         .map(|known| {
             let BacklogId { run, pipeline, .. } = &known.backlog;
             tally.moved(*run, pipeline, known.stored.state, State::Cancelled, 1);
-            known.seq
+            known.row
         })
         .collect();
     (discarded, tally)

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod conformance;
 mod group;
+pub mod postgres;
+mod record;
 mod row;
 pub mod sqlite;
 mod tally;
@@ -25,7 +27,8 @@ use crate::run::{
 };
 pub use transition::{Judged, Stored, Verdict};
 
-/// Everything that a backend can do.
+/// Everything that a backend can do. One process owns a ledger at a time.
+#[async_trait]
 pub trait Ledger:
     SubmissionLedger
     + DispatchLedger
@@ -36,6 +39,11 @@ pub trait Ledger:
     + LedgerViews
     + OperatorViews
 {
+    /// Waits until another process has taken the ledger over: every write fails from then on, so this one
+    /// had better end.
+    async fn lost(&self) -> LedgerError;
+    /// Lets a successor have the ledger at once. Nothing may be written after.
+    async fn release(&self);
 }
 
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.
@@ -186,7 +194,7 @@ pub trait MemoryLedger: Send + Sync + 'static {
 /// What kind of thing is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// State of a limit, by limit and key.
+    /// State of a limit, by its name.
     Limit,
     /// Time up to which a schedule was looked after, by its name.
     Schedule,

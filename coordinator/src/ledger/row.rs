@@ -1,18 +1,18 @@
 //! Stored values become words of the domain, or an error that says which value is damaged. The same for
-//! every database: columns have the same names, and numbers are 64 bits wide.
+//! every database: columns have the same names, and numbers are 64 bits wide. Whole records are in
+//! [`super::record`].
 
 use std::fmt::Debug;
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::{Attempt, Key, PipelineName};
+use shared::name::{Attempt, Instance, Key, PipelineName};
 use sqlx::{ColumnIndex, Decode, Row, Type};
+use uuid::Uuid;
 
-use super::group::Known;
-use super::transition::{State, Stored};
-use super::{BacklogId, LedgerError};
-use crate::run::{BatchCounts, Run, RunState};
+use super::LedgerError;
+use super::transition::State;
 
 /// The number that stands for a state. The partial indexes in the migrations name 0, 1 and 3.
 pub(super) fn state_number(state: State) -> i64 {
@@ -48,6 +48,11 @@ impl<'r, R> Cells<'r, R> {
     pub(super) fn runs(row: &'r R) -> Self {
         Self::new("runs", row)
     }
+
+    /// The same row, as far as it comes from another table.
+    pub(super) fn of(&self, table: &'static str) -> Self {
+        Self::new(table, self.row)
+    }
 }
 
 impl<R: Row> Cells<'_, R>
@@ -56,15 +61,16 @@ where
     for<'d> i64: Decode<'d, R::Database> + Type<R::Database>,
     for<'d> String: Decode<'d, R::Database> + Type<R::Database>,
     for<'d> Vec<u8>: Decode<'d, R::Database> + Type<R::Database>,
+    for<'d> Uuid: Decode<'d, R::Database> + Type<R::Database>,
 {
     pub(super) fn batch_id(&self, column: &'static str) -> Result<BatchId, LedgerError> {
-        let bytes: Vec<u8> = self.cell(column)?;
-        BatchId::from_bytes(&bytes).ok_or_else(|| self.damaged(column, &bytes))
+        let id: Uuid = self.cell(column)?;
+        BatchId::from_bytes(id.as_bytes()).ok_or_else(|| self.damaged(column, &id))
     }
 
     pub(super) fn run_id(&self, column: &'static str) -> Result<RunId, LedgerError> {
-        let bytes: Vec<u8> = self.cell(column)?;
-        RunId::from_bytes(&bytes).ok_or_else(|| self.damaged(column, &bytes))
+        let id: Uuid = self.cell(column)?;
+        RunId::from_bytes(id.as_bytes()).ok_or_else(|| self.damaged(column, &id))
     }
 
     pub(super) fn bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, LedgerError> {
@@ -105,7 +111,7 @@ where
         Key::new(&key).map_err(|_| self.damaged(column, &key))
     }
 
-    /// The number of a batch in the order of submission.
+    /// The number of a batch in the order of submission, where there is one.
     pub(super) fn seq(&self) -> Result<i64, LedgerError> {
         self.cell("seq")
     }
@@ -125,6 +131,17 @@ where
     pub(super) fn small_count(&self, column: &'static str) -> Result<u32, LedgerError> {
         let number: i64 = self.cell(column)?;
         u32::try_from(number).map_err(|_| self.damaged(column, &number))
+    }
+
+    pub(super) fn attempt(&self, column: &'static str) -> Result<Attempt, LedgerError> {
+        self.small_count(column).map(Attempt::new)
+    }
+
+    pub(super) fn optional_instance(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<Instance>, LedgerError> {
+        Ok(self.optional_text(column)?.map(Instance::from))
     }
 
     pub(super) fn time(&self, column: &'static str) -> Result<Timestamp, LedgerError> {
@@ -156,64 +173,6 @@ where
         .ok_or_else(|| self.damaged(column, &number))
     }
 
-    /// Of a batch joined with its run, whose state is called `run_state`.
-    pub(super) fn stored(&self) -> Result<Stored, LedgerError> {
-        Ok(Stored {
-            state: self.state("state")?,
-            attempt: Attempt::new(self.small_count("attempt")?),
-            failures: self.small_count("failures")?,
-            releases: self.small_count("releases")?,
-            called_off: self.run_state()? == RunState::Cancelled,
-        })
-    }
-
-    /// A batch joined with its run, as [`Self::stored`].
-    pub(super) fn known(&self) -> Result<Known, LedgerError> {
-        Ok(Known {
-            seq: self.seq()?,
-            backlog: self.backlog()?,
-            priority: self.word("priority")?,
-            run: self.run_state()?,
-            since: self.time("due")?,
-            stored: self.stored()?,
-        })
-    }
-
-    pub(super) fn backlog(&self) -> Result<BacklogId, LedgerError> {
-        Ok(BacklogId {
-            run: self.run_id("run")?,
-            pipeline: self.pipeline("pipeline")?,
-            key: self.key("key")?,
-        })
-    }
-
-    fn run_state(&self) -> Result<RunState, LedgerError> {
-        self.word("run_state")
-    }
-
-    /// A run without its statistics, which stand in a table of their own.
-    pub(super) fn run(&self) -> Result<Run, LedgerError> {
-        Ok(Run {
-            run: self.run_id("id")?,
-            pipeline: self.pipeline("pipeline")?,
-            state: self.word("state")?,
-            priority: self.word("priority")?,
-            batches: BatchCounts {
-                accepted: self.count("accepted")?,
-                pending: self.count("pending")?,
-                out: self.count("out")?,
-                completed: self.count("completed")?,
-                dead: self.count("dead")?,
-                cancelled: self.count("cancelled")?,
-            },
-            retries: self.count("retries")?,
-            rows: self.count("rows")?,
-            statistics: shared::outcome::Statistics::new(),
-            created_at: self.time("created_at")?,
-            finished_at: self.optional_time("finished_at")?,
-        })
-    }
-
     /// A value of another kind than its column should hold is damage, and no trouble with the connection.
     fn cell<T>(&self, column: &'static str) -> Result<T, LedgerError>
     where
@@ -226,11 +185,8 @@ where
     }
 
     fn damaged(&self, column: &'static str, value: &impl Debug) -> LedgerError {
-        let row = match self.row.try_get::<Vec<u8>, _>("id") {
-            Ok(id) => match BatchId::from_bytes(&id) {
-                Some(id) => format!(" in row {id}"),
-                None => format!(" in row {id:?}"),
-            },
+        let row = match self.row.try_get::<Uuid, _>("id") {
+            Ok(id) => format!(" in row {id}"),
             Err(_) => String::new(),
         };
         LedgerError::Damaged {

@@ -1,6 +1,9 @@
 //! Tells the workers which runs were cancelled and still have batches out, over `tidegate.control`: at
 //! once when that changes, and again every two seconds, because the messages are transient and workers
 //! come and go. Nothing depends on it but work that is saved.
+//!
+//! It speaks also when there is nothing to say: a broker that blocks publishers tells only those who
+//! publish, and an idle coordinator should know it as well.
 
 use std::convert::Infallible;
 
@@ -37,16 +40,13 @@ impl ControlStage {
         let mut publisher = self.publishing.publisher();
         loop {
             let cancelled = self.cancelling.borrow_and_update().clone();
-            let speaks = !cancelled.is_empty();
-            if speaks {
-                let messages = [self.message(cancelled)];
-                tokio::select! {
-                    answer = publisher.publish(&messages) => if let Err(error) = answer {
-                        // The next one comes in two seconds.
-                        tracing::debug!(%error, "a control message was not published");
-                    },
-                    () = self.draining.cancelled() => return Ok(()),
-                }
+            let messages = [self.message(cancelled)];
+            tokio::select! {
+                answer = publisher.publish(&messages) => if let Err(error) = answer {
+                    // The next one comes in two seconds.
+                    tracing::debug!(%error, "a control message was not published");
+                },
+                () = self.draining.cancelled() => return Ok(()),
             }
             tokio::select! {
                 changed = self.cancelling.changed() => if changed.is_err() {
@@ -54,7 +54,7 @@ impl ControlStage {
                     self.draining.cancelled().await;
                     return Ok(());
                 },
-                () = tokio::time::sleep(INTERVAL), if speaks => {}
+                () = tokio::time::sleep(INTERVAL) => {}
                 () = self.draining.cancelled() => return Ok(()),
             }
         }

@@ -7,6 +7,7 @@
 //! not know, or whose rows make no sense, is put aside whole, and its other outcomes are settled.
 
 mod group;
+mod storable;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,7 @@ use group::{Group, Stranger};
 const PREFETCH: u16 = 64;
 /// Most outcomes of one transaction.
 const GROUP: usize = 4_096;
-/// Reason of a batch that asks for a pipeline that is not configured.
+/// Reason of a batch that asks for what cannot be.
 const BAD_FOLLOW_UP: &str = "bad_follow_up";
 
 /// The stage.
@@ -304,27 +305,33 @@ impl SettlementStage {
         unreachable!("the loop only ends by returning")
     }
 
-    /// What should become of the batch, by its pipeline's policy.
-    fn judge(&self, worker: &Instance, report: Report) -> Judged {
+    /// What should become of the batch, by its pipeline's policy, in words that any ledger can store.
+    #[must_use]
+    pub fn judge(&self, worker: &Instance, report: Report) -> Judged {
         let verdict = match report.outcome {
             Outcome::Completed(completed) => self.complete(completed),
             Outcome::Retry { error, after_ms } => Verdict::Retry {
-                error,
+                error: storable::text(&error),
                 after: after_ms,
                 policy: self.policy(&report.pipeline),
                 random: rand::random(),
             },
             Outcome::Throttled { reason, after_ms } => Verdict::Hold {
-                reason,
+                reason: storable::text(&reason),
                 after: after_ms,
             },
-            Outcome::Failed { reason, error } => Verdict::Kill { reason, error },
-            Outcome::Released { reason } => Verdict::Release { reason },
+            Outcome::Failed { reason, error } => Verdict::Kill {
+                reason: storable::text(&reason),
+                error: storable::text(&error),
+            },
+            Outcome::Released { reason } => Verdict::Release {
+                reason: storable::text(&reason),
+            },
         };
         Judged {
             batch: report.batch,
             attempt: report.attempt,
-            worker: Some(worker.clone()),
+            worker: Some(storable::worker(worker)),
             took: report.took,
             verdict,
         }
@@ -346,9 +353,15 @@ impl SettlementStage {
                 ),
             };
         }
+        if let Err(error) = storable::check(&completed.follow_ups) {
+            return Verdict::Kill {
+                reason: BAD_FOLLOW_UP.to_owned(),
+                error: format!("asks for a follow-up that cannot be: {error}"),
+            };
+        }
         Verdict::Complete {
-            rows: completed.rows,
-            statistics: completed.statistics,
+            rows: storable::count(completed.rows),
+            statistics: storable::statistics(completed.statistics),
             follow_ups: completed.follow_ups,
         }
     }

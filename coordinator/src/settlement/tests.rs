@@ -106,3 +106,49 @@ async fn follow_ups_of_unknown_pipelines_kill() {
     assert_eq!(reason, BAD_FOLLOW_UP);
     assert!(error.contains("the pipeline unknown"), "{error}");
 }
+
+#[tokio::test]
+async fn words_that_no_database_takes_are_mended() {
+    let stage = stage(Damaged(BTreeSet::new()));
+    let worker = Instance::from(format!("w\0{}", "x".repeat(1_000)));
+    let nul = FollowUp {
+        pipeline: PipelineName::new("known").unwrap(),
+        key: Key::default(),
+        payload: RawValue::from_string("\"\\u0000\"".into()).unwrap(),
+    };
+    let mut asking = report(&[]);
+    asking.outcome = Outcome::Completed(Completed {
+        follow_ups: vec![nul],
+        ..Completed::default()
+    });
+    let asking = stage.judge(&worker, asking);
+    let name = asking.worker.unwrap();
+    assert!(name.as_str().len() <= 255 && !name.as_str().contains('\0'));
+    assert!(matches!(asking.verdict, Verdict::Kill { reason, .. } if reason == BAD_FOLLOW_UP));
+
+    let mut failing = report(&[]);
+    failing.outcome = Outcome::Failed {
+        reason: "bad\0".into(),
+        error: "\0".repeat(10_000),
+    };
+    let Verdict::Kill { reason, error } = stage.judge(&worker, failing).verdict else {
+        panic!("it failed");
+    };
+    assert_eq!(reason, "bad\u{fffd}");
+    assert!(error.len() <= shared::outcome::MAX_ERROR_BYTES && !error.contains('\0'));
+
+    let mut counting = report(&[]);
+    counting.outcome = Outcome::Completed(Completed {
+        rows: u64::MAX,
+        statistics: [("calls".into(), u64::MAX), ("\0".into(), 1)].into(),
+        follow_ups: vec![],
+    });
+    let Verdict::Complete {
+        rows, statistics, ..
+    } = stage.judge(&worker, counting).verdict
+    else {
+        panic!("it is done");
+    };
+    assert_eq!(statistics.keys().collect::<Vec<_>>(), ["calls"]);
+    assert!(rows < u64::MAX / 1_000_000 && statistics["calls"] == rows);
+}

@@ -88,6 +88,7 @@ impl Fake {
             .route("/api/v1/pipelines", get(pipelines))
             .route("/api/v1/pipelines/{name}/{order}", post(one_pipeline))
             .route("/api/v1/schedules", get(schedules))
+            .route("/api/v1/limits", get(limits))
             .route("/api/v1/doctor", get(doctor))
             .layer(axum::middleware::from_fn_with_state(shared.clone(), record))
             .with_state(shared.clone());
@@ -314,6 +315,14 @@ async fn schedules() -> Json<Value> {
         "pipeline": "gsc.plan", "enabled": true, "next": "2026-01-02T11:00:00Z"
     });
     Json(json!({ "schedules": [schedule] }))
+}
+
+async fn limits() -> Json<Value> {
+    let limit = json!({
+        "limit": "gsc.site", "key": "sc-domain:example.com", "rate_per_minute": 300.0, "max_per_minute": 1182.0,
+        "waiting": 2, "parked_until": "2026-01-02T08:00:00Z", "granted": 7, "parked": 1, "throttled": 0
+    });
+    Json(json!({ "limits": [limit] }))
 }
 
 async fn one_pipeline() -> Json<PipelineView> {

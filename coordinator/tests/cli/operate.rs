@@ -164,6 +164,24 @@ async fn schedules_are_printed() {
 }
 
 #[tokio::test]
+async fn limits_are_printed() {
+    let fake = Fake::start().await;
+    let table = run(&fake, &["limit", "list"]).await;
+    let lines: Vec<&str> = table.ended_with(exit::OK).stdout.lines().collect();
+    assert!(lines[0].starts_with("LIMIT"), "{lines:?}");
+    for cell in [
+        "gsc.site",
+        "sc-domain:example.com",
+        " 300 ",
+        "2026-01-02 08:00:00Z",
+    ] {
+        assert!(lines[1].contains(cell), "{cell} in {lines:?}");
+    }
+    let json = run(&fake, &["limit", "list", "--json"]).await;
+    assert_eq!(json.document()["granted"], 7);
+}
+
+#[tokio::test]
 async fn the_doctor_says_what_to_do_and_fails_when_something_does() {
     let fake = Fake::start().await;
     for (finding, code) in [

@@ -10,6 +10,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::time::timeout;
 
 use super::{BrokerError, PublishingPool};
+use crate::topology::{OUTCOMES, WORK};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -130,8 +131,17 @@ impl ConfirmingChannel {
         for published in join_all(publishing).await {
             confirming.push(published?);
         }
-        crate::failpoint::reach("publish.sent");
+        crate::failpoint::reach(sent(messages));
         join_all(confirming).await.into_iter().collect()
+    }
+}
+
+/// The fail point at which these messages are under way.
+fn sent(messages: &[Message]) -> &'static str {
+    match messages.first().map(|message| message.exchange) {
+        Some(WORK) => "c.publish.sent",
+        Some(OUTCOMES) => "w.outcome.sent",
+        _ => "other.sent",
     }
 }
 

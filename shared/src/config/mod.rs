@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod http;
 mod levels;
+mod limits;
 mod pipeline;
 mod reconcile;
 mod schedules;
@@ -32,6 +33,7 @@ pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
 pub use exec::ExecMode;
 pub use levels::LevelsConfig;
+pub use limits::{LimitConfig, LimitScope, Rate};
 pub use pipeline::{HandlerKind, PipelineConfig};
 pub use reconcile::ReconcileConfig;
 pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
@@ -42,8 +44,8 @@ pub use span::Span;
 pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
 pub use weight::{Weight, WeightError};
 
-use crate::name::PipelineName;
-use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
+use crate::name::{LimitName, PipelineName};
+use crate::search_console::{PIPELINE_LIMITS, PLAN_PIPELINE, SLICE_PIPELINE};
 
 /// The file that is read when `--config` names none and it exists.
 pub const DEFAULT_FILE: &str = "tidegate.toml";
@@ -75,6 +77,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The Search Console job.
     pub search_console: SearchConsoleConfig,
+    /// Limits by name. Those of the Search Console job are always there.
+    pub limits: BTreeMap<LimitName, LimitConfig>,
     /// Kinds of work by name. The Search Console pipelines are always there.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
     /// What is submitted by itself, by name.
@@ -96,6 +100,7 @@ impl Default for Config {
             levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
+            limits: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             schedules: BTreeMap::new(),
             webhooks: WebhooksConfig::default(),
@@ -123,7 +128,9 @@ impl Config {
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let mut config: Self = figment
+        let built_in = Figment::from(Toml::string(limits::SEARCH_CONSOLE_LIMITS));
+        let mut config: Self = built_in
+            .merge(figment)
             .extract()
             .map_err(|e| ConfigError::from_figment(&e))?;
         config.add_search_console_pipelines();
@@ -143,6 +150,12 @@ impl Config {
             pipeline
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
+            for name in PIPELINE_LIMITS {
+                let name = LimitName::new(name).expect("the built-in names are well-formed");
+                if !pipeline.limits.contains(&name) {
+                    pipeline.limits.push(name);
+                }
+            }
         }
         let [plan, slice] = [PLAN_PIPELINE, SLICE_PIPELINE]
             .map(|name| PipelineName::new(name).expect("the built-in names are well-formed"));
@@ -163,9 +176,18 @@ impl Config {
         self.reconcile.check()?;
         self.levels.check()?;
         self.worker.check()?;
-        self.search_console.check()?;
+        for (name, limit) in &self.limits {
+            limit.check(name)?;
+        }
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
+            if let Some(unknown) = pipeline
+                .limits
+                .iter()
+                .find(|l| !self.limits.contains_key(l))
+            {
+                return Err(self.unknown_limit(name, unknown));
+            }
         }
         pipeline::check_feeds(&self.pipelines)?;
         ScheduleConfig::check_count(self.schedules.len())?;
@@ -179,6 +201,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn unknown_limit(&self, pipeline: &PipelineName, limit: &LimitName) -> ConfigError {
+        let known: Vec<&str> = self.limits.keys().map(LimitName::as_str).collect();
+        ConfigError::wrong(
+            format!("pipelines.{pipeline}.limits"),
+            format!(
+                "names {limit}, which is not configured; configured are {}",
+                known.join(", ")
+            ),
+        )
     }
 
     fn unknown_served_pipeline(&self, name: &PipelineName) -> ConfigError {

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{ConfigError, ExecMode, Size, Span, Weight};
 use crate::backoff::Backoff;
-use crate::name::{Key, PipelineName};
+use crate::name::{Key, LimitName, PipelineName};
 
 /// A kind of work. The coordinator reads windows and retries, the worker reads handler and deadline.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +79,10 @@ pub struct PipelineConfig {
     /// on, one batch at a time; above four times that, none do. Too low starves the workers downstream, too high
     /// lets the ledger grow. Default 10,000.
     pub downstream_limit: u32,
+    /// Limits that its batches fall under, by name. Batches whose limit is used up stay with the coordinator
+    /// until it is not; a command or an endpoint gets its batch when all of them give leave for one call. The
+    /// Search Console pipelines have their own.
+    pub limits: Vec<LimitName>,
 }
 
 /// What a worker does with a batch.
@@ -131,6 +135,7 @@ impl Default for PipelineConfig {
             weights: BTreeMap::new(),
             feeds: BTreeSet::new(),
             downstream_limit: 10_000,
+            limits: Vec::new(),
         }
     }
 }

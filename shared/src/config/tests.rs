@@ -116,15 +116,34 @@ fn wrong_values_say_what_would_be_right() {
             "leads back",
         ),
         ("[search_console]\ntypes = [\"wob\"]", "web"),
+        ("[limits.x]\nrate = \"20\"", "1200/min"),
+        ("[limits.x]\nrate = \"0/s\"", "1/day"),
+        ("[limits.x]\nburst = 0", "limits.x.burst"),
+        ("[limits.x]\nmax_keys = 0", "limits.x.max_keys"),
+        ("[limits.x]\nstart = \"1/s\"", "needs a rate"),
+        ("[limits.x]\nscope = \"all\"", "global"),
+        ("[limits.X]\nburst = 1", "start with a letter"),
         (
-            "[search_console]\nrate_start = 0.0",
-            "rate_start <= rate_max",
+            "[pipelines.x]\nhandler = \"noop\"\nlimits = [\"nope\"]",
+            "not configured",
         ),
     ];
     for (toml, expected) in cases {
         let problem = problem(toml);
         assert!(problem.contains(expected), "{toml}: {problem}");
         assert!(!problem.contains("hunter2"), "{problem}");
+    }
+}
+
+#[test]
+fn a_built_in_limit_keeps_what_is_not_named() {
+    let site = LimitName::new("gsc.site").unwrap();
+    let config = read("[limits.\"gsc.site\"]\nrate = \"60/min\"").unwrap();
+    let limit = &config.limits[&site];
+    assert_eq!(limit.rate.unwrap().to_string(), "60/min");
+    assert_eq!(limit.start.unwrap().to_string(), "5/s");
+    for pipeline in config.pipelines.values() {
+        assert!(pipeline.limits.contains(&site));
     }
 }
 
@@ -163,9 +182,12 @@ fn the_environment_wins_over_the_file() {
         jail.set_env("TIDEGATE_WORKER__SLOTS", "5");
         jail.set_env("TIDEGATE_WORKER__PIPELINES", "a, gsc.slice");
         jail.set_env("TIDEGATE_URL", "http://for-the-cli");
+        jail.set_env("TIDEGATE_LIMITS", r#"{"gsc.site"={rate="7/s"}}"#);
         let config = Config::load(None).expect("a good config");
         assert_eq!(config.worker.slots, 5);
         assert_eq!(config.served_pipelines().len(), 2);
+        let site = &config.limits[&LimitName::new("gsc.site").unwrap()];
+        assert_eq!(site.rate.unwrap().to_string(), "7/s");
         Ok(())
     });
 }

@@ -18,6 +18,17 @@ pub const PLAN_PIPELINE: &str = "gsc.plan";
 /// The pipeline of the second stage: one batch a slice.
 pub const SLICE_PIPELINE: &str = "gsc.slice";
 
+/// The limit of one property's calls.
+pub const SITE_LIMIT: &str = "gsc.site";
+/// The limit of one credential's calls, over all properties.
+pub const USER_LIMIT: &str = "gsc.user";
+/// The limit of all calls.
+pub const PROJECT_LIMIT: &str = "gsc.project";
+/// The load quota of one property. It has no rate; calls that ask for pages or queries fall under it.
+pub const LOAD_LIMIT: &str = "gsc.load";
+/// The limits under which every batch falls, with the property as key.
+pub const PIPELINE_LIMITS: [&str; 2] = [SITE_LIMIT, PROJECT_LIMIT];
+
 /// What Google calls `type`: where on the results page a link was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SearchType {

@@ -104,7 +104,9 @@ fn rounded(value: f64) -> f64 {
     (value * digits).round() / digits
 }
 
+// What is compared was rounded, or is one of the numbers that were put in.
 #[cfg(test)]
+#[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
 

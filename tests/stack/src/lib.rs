@@ -2,8 +2,11 @@
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
-//! batches can kill.
+//! batches can kill. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
+//! slow suite with a million.
 
+pub mod backlog;
+pub mod fairness;
 pub mod script;
 pub mod search_console;
 

@@ -13,6 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{ConsumeStage, Session};
 use crate::commit::{SinkAway, Work};
+use crate::handler::HandlerError;
 use crate::held::Held;
 use crate::process::{Processed, process};
 use crate::registry::Served;
@@ -37,6 +38,16 @@ enum Turn<'a> {
     Cancelled,
     /// Nothing: it is settled, or goes out again by itself.
     Drop,
+}
+
+/// Why no batch can be finished for now.
+#[derive(Debug, thiserror::Error)]
+enum Away {
+    #[error(transparent)]
+    Sink(#[from] SinkAway),
+    /// With the delivery: it goes back only when this worker takes no more.
+    #[error("no coordinator gives leave for calls")]
+    Coordinator(Held),
 }
 
 impl ConsumeStage {
@@ -91,9 +102,21 @@ impl ConsumeStage {
             }
             Turn::Drop => self.end_unrun(served, work, None).await,
         };
-        if let Err(error) = ended {
-            tracing::error!(%error, "giving work back until the sink answers");
-            session.sink_away.cancel();
+        match ended {
+            Ok(()) => {}
+            Err(Away::Sink(error)) => {
+                tracing::error!(%error, "giving work back until the sink answers");
+                session.sink_away.cancel();
+            }
+            Err(Away::Coordinator(held)) => {
+                tracing::warn!("giving work back until a coordinator answers");
+                session.coordinator_away.cancel();
+                tokio::select! {
+                    () = session.closed.cancelled() => {}
+                    () = session.over.cancelled() => {}
+                }
+                held.give_back().await;
+            }
         }
     }
 
@@ -173,7 +196,7 @@ impl ConsumeStage {
         served: &Served,
         work: Work,
         otherwise: Option<Outcome>,
-    ) -> Result<(), SinkAway> {
+    ) -> Result<(), Away> {
         match self.done_before(served, &work).await {
             Ok(found) => match found.or(otherwise) {
                 Some(outcome) => self.commit.report(work, outcome).await,
@@ -181,7 +204,7 @@ impl ConsumeStage {
             },
             Err(away) => {
                 work.held.give_back().await;
-                return Err(away);
+                return Err(away.into());
             }
         }
         Ok(())
@@ -193,7 +216,7 @@ impl ConsumeStage {
         served: &Served,
         mut work: Work,
         slot: Option<SemaphorePermit<'_>>,
-    ) -> Result<(), SinkAway> {
+    ) -> Result<(), Away> {
         match self.done_before(served, &work).await {
             Ok(None) => {}
             Ok(Some(outcome)) => {
@@ -203,13 +226,18 @@ impl ConsumeStage {
             }
             Err(away) => {
                 work.held.give_back().await;
-                return Err(away);
+                return Err(away.into());
             }
         }
         let started = Instant::now();
         let stop = session.over.child_token();
         let processed = {
-            let mut processing = std::pin::pin!(process(served, work.batch.clone(), &stop));
+            let mut processing = std::pin::pin!(process(
+                served,
+                work.batch.clone(),
+                self.permits.clone(),
+                &stop
+            ));
             tokio::select! {
                 processed = &mut processing => processed,
                 () = self.control.cancelled.wait(work.batch.run) => {
@@ -221,7 +249,13 @@ impl ConsumeStage {
         work.took = Some(started.elapsed());
         shared::failpoint::reach("w.handler.done");
         match processed {
-            Processed::Ended(ended) => self.commit.finish(work, ended, served.sink, slot).await,
+            Processed::Ended(Err(HandlerError::CoordinatorAway)) => {
+                Err(Away::Coordinator(work.held))
+            }
+            Processed::Ended(ended) => {
+                let finished = self.commit.finish(work, ended, served.sink, slot).await;
+                finished.map_err(Away::Sink)
+            }
             Processed::Stopped if session.over.is_cancelled() => {
                 work.held.give_back().await;
                 Ok(())

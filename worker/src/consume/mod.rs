@@ -2,8 +2,8 @@
 //! its own ([`batch`]). Messages that are no batch are refused ([`refuse`]).
 //!
 //! A *session* is one connection with its consumers. It ends when the broker breaks it, when the sink is
-//! away for too long, or when the worker drains; then everything is given back, and unless the worker
-//! drains the next session begins when it can work.
+//! away for too long, when no coordinator gives leave for calls, or when the worker drains; then everything is
+//! given back, and unless the worker drains the next session begins when it can work.
 
 mod batch;
 mod refuse;
@@ -31,6 +31,7 @@ use crate::commit::Commit;
 use crate::control::ControlListener;
 use crate::held::Hands;
 use crate::holding::Holding;
+use crate::permits::CoordinatorPermits;
 use crate::registry::Registry;
 
 /// The stage.
@@ -53,6 +54,8 @@ pub struct ConsumeStage {
     pub holding: Holding,
     /// Asks what to do with batches that were delivered before.
     pub claimant: Claimant,
+    /// Asks for leave for calls.
+    pub permits: Arc<CoordinatorPermits>,
     /// Hears which runs were cancelled.
     pub control: ControlListener,
     /// Finishes batches.
@@ -74,6 +77,8 @@ enum SessionError {
     Broker(#[from] BrokerError),
     #[error("the sink is away")]
     SinkAway,
+    #[error("no coordinator gives leave for calls")]
+    CoordinatorAway,
 }
 
 /// One session's hold on its tasks.
@@ -83,6 +88,8 @@ struct Session {
     over: CancellationToken,
     /// The sink was found away.
     sink_away: CancellationToken,
+    /// A call needed leave, and nobody was there to give it.
+    coordinator_away: CancellationToken,
     /// No queue delivers any more, so what is given back goes to somebody else.
     closed: CancellationToken,
 }
@@ -117,6 +124,7 @@ impl ConsumeStage {
             tasks: TaskTracker::new(),
             over: stage.stopping.child_token(),
             sink_away: CancellationToken::new(),
+            coordinator_away: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
         let ended = tokio::select! {
@@ -139,6 +147,7 @@ impl ConsumeStage {
                 next = deliveries.next() => next,
                 () = stage.draining.cancelled() => break Ok(()),
                 () = session.sink_away.cancelled() => break Err(SessionError::SinkAway),
+                () = session.coordinator_away.cancelled() => break Err(SessionError::CoordinatorAway),
             };
             match next {
                 Some(((hands, pipeline), Ok(delivery))) => {
@@ -211,7 +220,7 @@ impl ConsumeStage {
                 drop(deliveries);
                 session.over.cancel();
             }
-            Ok(()) | Err(SessionError::SinkAway) => {
+            Ok(()) | Err(SessionError::SinkAway | SessionError::CoordinatorAway) => {
                 let giving_back = self.give_back_unstarted(deliveries, &all_hands, &session.closed);
                 let given_back = timeout(self.connector.answer_timeout(), giving_back).await;
                 session.closed.cancel();
@@ -226,6 +235,7 @@ impl ConsumeStage {
         if matches!(ended, Err(SessionError::SinkAway)) {
             session.over.cancel();
         }
+        // Without a coordinator, what needs no leave for calls is finished all the same.
         session.tasks.close();
         let told_and_late = async {
             session.over.cancelled().await;
@@ -267,11 +277,24 @@ impl ConsumeStage {
             () = pause => {}
             () = self.draining.cancelled() => return,
         }
-        if matches!(error, SessionError::SinkAway) {
-            tokio::select! {
-                () = self.commit.until_sink_answers() => tracing::info!("the sink answers again"),
-                () = self.draining.cancelled() => {}
+        let able = async {
+            match error {
+                SessionError::Broker(_) => {}
+                SessionError::SinkAway => {
+                    self.commit.until_sink_answers().await;
+                    tracing::info!("the sink answers again");
+                }
+                SessionError::CoordinatorAway => {
+                    for pipeline in self.registry.names().take(1) {
+                        self.permits.until_answered(pipeline).await;
+                    }
+                    tracing::info!("a coordinator answers again");
+                }
             }
+        };
+        tokio::select! {
+            () = able => {}
+            () = self.draining.cancelled() => {}
         }
     }
 }

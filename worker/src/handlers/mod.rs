@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod http;
+mod leave;
 pub mod noop;
 mod rows;
 mod stop;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every route and the role that it needs. A new one has to be written down here too.
-const ROUTES: [(&str, &str, Role); 22] = [
+const ROUTES: [(&str, &str, Role); 23] = [
     ("get", "/api/v1/runs", Role::Read),
     ("post", "/api/v1/runs", Role::Submit),
     ("get", "/api/v1/runs/{run}", Role::Read),
@@ -21,6 +21,7 @@ const ROUTES: [(&str, &str, Role); 22] = [
     ("post", "/api/v1/pipelines/{pipeline}/pause", Role::Operate),
     ("post", "/api/v1/pipelines/{pipeline}/resume", Role::Operate),
     ("get", "/api/v1/schedules", Role::Read),
+    ("get", "/api/v1/limits", Role::Read),
     ("get", "/api/v1/workers", Role::Read),
     ("get", "/api/v1/levels", Role::Read),
     ("get", "/api/v1/doctor", Role::Read),

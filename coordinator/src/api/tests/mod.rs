@@ -29,6 +29,7 @@ use super::*;
 use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Judged, SettlementLedger, Verdict};
+use crate::limits::SharedLimits;
 use crate::notice::Notice;
 use crate::schedules::Schedules;
 use crate::submission::{NoPressure, NoWebhooks, Room};
@@ -279,6 +280,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             draining: CancellationToken::new(),
         },
         schedules: Schedules::default(),
+        limits: SharedLimits::new(&Config::load(None).unwrap()),
         fleet: fleet.clone(),
         levels: SharedLevels::default(),
         doctor: Doctor {

@@ -35,6 +35,8 @@ async fn a_run_is_submitted_and_shown() {
         api.get("/api/v1/schedules").await.body,
         json!({ "schedules": [] })
     );
+    let limits = api.get("/api/v1/limits").await.body;
+    assert_eq!(limits["limits"][0]["limit"], "gsc.load", "{limits}");
     assert_eq!(
         api.get("/api/v1/levels").await.body,
         json!({ "level": "ok", "broker_blocked": false, "measures": {} })

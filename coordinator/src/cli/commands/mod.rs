@@ -9,8 +9,8 @@ use shared::exit;
 use shared::id::{BatchId, RunId};
 
 use crate::args::{
-    BatchCommand, Cli, Command, DeadCommand, PipelineCommand, RunCommand, ScheduleCommand, Sync,
-    Which, WorkerCommand,
+    BatchCommand, Cli, Command, DeadCommand, LimitCommand, PipelineCommand, RunCommand,
+    ScheduleCommand, Sync, Which, WorkerCommand,
 };
 use crate::client::Client;
 use crate::failure::Failure;
@@ -35,6 +35,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Worker(WorkerCommand::List) => workers(&session).await,
         Command::Pipeline(command) => pipeline(&session, command).await,
         Command::Schedule(ScheduleCommand::List) => schedules(&session).await,
+        Command::Limit(LimitCommand::List) => limits(&session).await,
         Command::Doctor => doctor(&session).await,
     }
 }
@@ -112,6 +113,12 @@ async fn pipeline(session: &Session, command: PipelineCommand) -> Result<u8, Fai
 async fn schedules(session: &Session) -> Result<u8, Failure> {
     let schedules = session.client.schedules().await?;
     session.list(&schedules, show::schedules, "no schedule is configured")?;
+    Ok(exit::OK)
+}
+
+async fn limits(session: &Session) -> Result<u8, Failure> {
+    let limits = session.client.limits().await?;
+    session.list(&limits, show::limits, "no limit is configured")?;
     Ok(exit::OK)
 }
 

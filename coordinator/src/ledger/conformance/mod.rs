@@ -31,6 +31,8 @@ use crate::run::{BatchCounts, BatchDetail, PipelineCounts, Priority, Run};
 /// Fresh storage that can be opened again and again.
 pub(super) trait Backend {
     type Ledger: Ledger;
+    /// The table that says which migrations were applied.
+    const MIGRATIONS: &str;
     /// Opens the ledger, which succeeds.
     async fn open(&self) -> Self::Ledger {
         self.try_open().await.unwrap()
@@ -85,6 +87,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     storage::newer_tables_are_refused(&fresh()).await;
     storage::a_damaged_cell_is_named_and_stops_nobody_else(&fresh()).await;
     random::counts_agree_whatever_happens(&fresh()).await;
+    random::counts_agree_when_much_happens_at_once(&fresh()).await;
 }
 
 const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);

@@ -41,6 +41,25 @@ pub(super) async fn counts_agree_whatever_happens(backend: &impl Backend) {
     finish(&ledger, &runs).await;
 }
 
+pub(super) async fn counts_agree_when_much_happens_at_once(backend: &impl Backend) {
+    let ledger = &backend.open().await;
+    let mut runs = Vec::new();
+    for _ in 0..4 {
+        runs.push(submit_as(ledger, new_run(), &batches("a", 30)).await);
+    }
+    // Nobody submits or reopens; everybody changes the same runs.
+    let walk = async |seed: u64| {
+        let (mut random, mut runs) = (StdRng::seed_from_u64(seed), runs.clone());
+        for step in 0..STEPS {
+            let choice = random.random_range(6..100);
+            act(ledger, choice, step, &mut runs, &mut random).await;
+        }
+    };
+    let walkers = (0..6).map(|_| walk(rand::random()));
+    futures::future::join_all(walkers).await;
+    audit(ledger).await;
+}
+
 async fn act(
     ledger: &impl Ledger,
     choice: u32,

@@ -15,13 +15,14 @@ pub(super) async fn one_owner_at_a_time(backend: &impl Backend) {
     assert!(second.run(run).await.unwrap().is_some());
 }
 
-pub(super) async fn newer_tables_are_refused(backend: &impl Backend) {
+pub(super) async fn newer_tables_are_refused<B: Backend>(backend: &B) {
     drop(backend.open().await);
     backend
-        .execute(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+        .execute(&format!(
+            "INSERT INTO {} (version, description, success, checksum, execution_time) \
              VALUES (7777, 'from the future', true, 'x', 0)",
-        )
+            B::MIGRATIONS
+        ))
         .await;
     let error = backend.try_open().await.err().expect("it is newer");
     assert!(

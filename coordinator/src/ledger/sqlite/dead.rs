@@ -21,7 +21,7 @@ impl SqliteLedger {
         limit: u32,
     ) -> Result<Vec<DeadBatch>, LedgerError> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT id, run, pipeline, key, attempt, due, coalesce(reason, '') AS reason, coalesce(error, '') AS error \
+            "SELECT id, run, pipeline, key, attempt, due, reason, error \
              FROM batches b WHERE state = 3",
         );
         push_filter(&mut query, filter);
@@ -29,20 +29,9 @@ impl SqliteLedger {
             .push(" ORDER BY due DESC, seq DESC LIMIT ")
             .push_bind(limit);
         let rows = query.build().fetch_all(&self.readers).await?;
-        let read = |row| {
-            let cells = Cells::batches(row);
-            Ok(DeadBatch {
-                batch: cells.batch_id("id")?,
-                run: cells.run_id("run")?,
-                pipeline: cells.pipeline("pipeline")?,
-                key: cells.key("key")?,
-                reason: cells.text("reason")?,
-                error: cells.text("error")?,
-                attempts: cells.small_count("attempt")?,
-                died_at: cells.time("due")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter()
+            .map(|row| Cells::batches(row).dead_batch())
+            .collect()
     }
 
     pub(super) async fn number_of_dead(&self, filter: &DeadFilter) -> Result<u64, LedgerError> {
@@ -114,7 +103,7 @@ async fn read_dead(
     filter: &DeadFilter,
     and: &str,
     limit: u32,
-) -> Result<Vec<Known>, LedgerError> {
+) -> Result<Vec<Known<i64>>, LedgerError> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "SELECT b.*, r.priority, r.state AS run_state FROM batches b JOIN runs r ON r.id = b.run WHERE b.state = 3",
     );
@@ -122,7 +111,11 @@ async fn read_dead(
     push_filter(&mut query, filter);
     query.push(" ORDER BY b.due, b.seq LIMIT ").push_bind(limit);
     let rows = query.build().fetch_all(connection).await?;
-    rows.iter().map(|row| Cells::batches(row).known()).collect()
+    let read = |row| {
+        let cells = Cells::batches(row);
+        cells.known(cells.seq()?)
+    };
+    rows.iter().map(read).collect()
 }
 
 fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &DeadFilter) {

@@ -12,6 +12,7 @@ use sqlx::{QueryBuilder, Sqlite};
 use super::settlement::read_known;
 use super::write::write_tally;
 use super::{SqliteLedger, id_array};
+use crate::ledger::record::page;
 use crate::ledger::row::Cells;
 use crate::ledger::{
     Backlog, BacklogId, DispatchLedger, LedgerError, OutBatch, Page, PendingBatch, group,
@@ -41,30 +42,16 @@ impl DispatchLedger for SqliteLedger {
         }
         query.push(HEADS_OF_KEYS);
         let rows = query.build().fetch_all(&self.readers).await?;
-        let read = |row| {
-            let cells = Cells::batches(row);
-            Ok(Backlog {
-                id: cells.backlog()?,
-                priority: cells.word("priority")?,
-                due: cells.time("due")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter().map(|row| Cells::batches(row).head()).collect()
     }
 
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError> {
         let rows = sqlx::query("SELECT id, pipeline, key FROM batches WHERE state = 1")
             .fetch_all(&self.readers)
             .await?;
-        let read = |row| {
-            let cells = Cells::batches(row);
-            Ok(OutBatch {
-                id: cells.batch_id("id")?,
-                pipeline: cells.pipeline("pipeline")?,
-                key: cells.key("key")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter()
+            .map(|row| Cells::batches(row).out_batch())
+            .collect()
     }
 
     async fn read_pending(
@@ -86,24 +73,7 @@ impl DispatchLedger for SqliteLedger {
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
-        let mut page = Page {
-            batches: Vec::with_capacity(rows.len()),
-            more_due: None,
-        };
-        for row in &rows {
-            let cells = Cells::batches(row);
-            let due = cells.time("due")?;
-            if due > now || page.batches.len() == limit as usize {
-                page.more_due = Some(due);
-                break;
-            }
-            page.batches.push(PendingBatch {
-                id: cells.batch_id("id")?,
-                attempt: Attempt::new(cells.small_count("attempt")?),
-                bytes: cells.small_count("bytes")?,
-            });
-        }
-        Ok(page)
+        page(&rows, now, limit)
     }
 
     async fn payloads(
@@ -122,9 +92,8 @@ impl DispatchLedger for SqliteLedger {
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
             let cells = Cells::batches(row);
-            let attempt = Attempt::new(cells.small_count("attempt")?);
-            let payload = Cells::new("payloads", row).json("body")?;
-            found.insert((cells.batch_id("id")?, attempt), payload);
+            let attempt = (cells.batch_id("id")?, cells.attempt("attempt")?);
+            found.insert(attempt, cells.of("payloads").json("body")?);
         }
         Ok(batches
             .iter()

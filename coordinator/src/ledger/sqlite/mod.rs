@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use shared::id::BatchId;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -51,7 +52,16 @@ pub struct SqliteLedger {
     _lock: Arc<FileLock>,
 }
 
-impl Ledger for SqliteLedger {}
+#[async_trait]
+impl Ledger for SqliteLedger {
+    /// Never: the lock is held as long as the process lives.
+    async fn lost(&self) -> LedgerError {
+        std::future::pending().await
+    }
+
+    /// The lock goes with the ledger, or with the process.
+    async fn release(&self) {}
+}
 
 impl SqliteLedger {
     /// Opens or creates the file, brings its tables up to date, and removes what a crash left half submitted.
@@ -170,6 +180,7 @@ mod tests {
 
     impl conformance::Backend for Files {
         type Ledger = SqliteLedger;
+        const MIGRATIONS: &str = "_sqlx_migrations";
 
         async fn try_open(&self) -> Result<SqliteLedger, LedgerError> {
             SqliteLedger::open(&self.path()).await

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use shared::id::BatchId;
-use shared::name::{Attempt, Instance};
+use shared::name::Instance;
 
 use super::SqliteLedger;
 use crate::ledger::row::Cells;
@@ -21,17 +21,9 @@ impl ReconciliationLedger for SqliteLedger {
         .bind(limit)
         .fetch_all(&self.readers)
         .await?;
-        let read = |row| {
-            let cells = Cells::batches(row);
-            Ok(OutSince {
-                id: cells.batch_id("id")?,
-                pipeline: cells.pipeline("pipeline")?,
-                key: cells.key("key")?,
-                attempt: Attempt::new(cells.small_count("attempt")?),
-                since: cells.time("due")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter()
+            .map(|row| Cells::batches(row).out_since())
+            .collect()
     }
 
     async fn suspect(&self, batch: BatchId) -> Result<Option<Suspect>, LedgerError> {
@@ -42,13 +34,7 @@ impl ReconciliationLedger for SqliteLedger {
         .bind(batch.as_bytes().as_slice())
         .fetch_optional(&self.readers)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let cells = Cells::batches(&row);
-        Ok(Some(Suspect {
-            stored: cells.stored()?,
-            deaths: cells.small_count("deaths")?,
-            alone_on: cells.optional_text("alone_on")?.map(Instance::from),
-        }))
+        row.map(|row| Cells::batches(&row).suspect()).transpose()
     }
 
     async fn suspected(

@@ -45,7 +45,7 @@ impl SettlementLedger for SqliteLedger {
 pub(super) async fn read_known(
     connection: &mut SqliteConnection,
     ids: impl IntoIterator<Item = &BatchId>,
-) -> Result<HashMap<BatchId, Known>, LedgerError> {
+) -> Result<HashMap<BatchId, Known<i64>>, LedgerError> {
     let rows = sqlx::query(
         "SELECT b.seq, b.id, b.run, b.pipeline, b.key, b.state, b.attempt, b.failures, b.releases, b.due, \
          r.priority, r.state AS run_state \
@@ -58,7 +58,7 @@ pub(super) async fn read_known(
     let read = |row| {
         Ok((
             Cells::batches(row).batch_id("id")?,
-            Cells::batches(row).known()?,
+            Cells::batches(row).known(Cells::batches(row).seq()?)?,
         ))
     };
     rows.iter().map(read).collect()
@@ -110,15 +110,15 @@ async fn write_batches(
 /// Adds to the history, and takes away what is older than the attempts that are kept.
 async fn write_attempts(
     connection: &mut SqliteConnection,
-    ended: &[Ended],
+    ended: &[Ended<i64>],
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     if ended.is_empty() {
         return Ok(());
     }
-    let row = |ended: &Ended| {
+    let row = |ended: &Ended<i64>| {
         json!([
-            ended.seq,
+            ended.row,
             ended.attempt,
             ended.verdict,
             ended.error,
@@ -141,7 +141,7 @@ async fn write_attempts(
             continue;
         };
         sqlx::query("DELETE FROM attempts WHERE batch = ? AND attempt <= ?")
-            .bind(ended.seq)
+            .bind(ended.row)
             .bind(oldest)
             .execute(&mut *connection)
             .await?;

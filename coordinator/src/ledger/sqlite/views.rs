@@ -3,17 +3,14 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use shared::id::{BatchId, RunId};
-use shared::name::Instance;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::SqliteLedger;
-use crate::ledger::group::{COMPLETED, KEPT_ATTEMPTS};
+use crate::ledger::group::KEPT_ATTEMPTS;
 use crate::ledger::row::{Cells, state_number};
 use crate::ledger::{DeadFilter, LedgerError, LedgerViews, OperatorViews};
-use crate::run::{
-    AttemptRecord, BatchDetail, BatchState, BatchSummary, DeadBatch, PipelineCounts, Run, RunState,
-};
+use crate::run::{BatchDetail, BatchState, BatchSummary, DeadBatch, PipelineCounts, Run, RunState};
 
 #[async_trait]
 impl LedgerViews for SqliteLedger {
@@ -68,21 +65,10 @@ impl OperatorViews for SqliteLedger {
         .fetch_optional(&self.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };
+        let attempts = self.read_attempts(&row).await?;
         let cells = Cells::batches(&row);
-        Ok(Some(BatchDetail {
-            batch,
-            run: cells.run_id("run")?,
-            pipeline: cells.pipeline("pipeline")?,
-            key: cells.key("key")?,
-            state: cells.state("state")?,
-            attempts: cells.small_count("attempt")?,
-            failures: cells.small_count("failures")?,
-            since: cells.time("due")?,
-            reason: cells.optional_text("reason")?,
-            error: cells.optional_text("error")?,
-            payload: Cells::new("payloads", &row).json("body")?,
-            history: self.history(&cells).await?,
-        }))
+        let history = cells.history(&attempts)?;
+        cells.detail(history).map(Some)
     }
 
     async fn batches(
@@ -109,18 +95,9 @@ impl OperatorViews for SqliteLedger {
         }
         query.push(" ORDER BY b.seq LIMIT ").push_bind(limit);
         let rows = query.build().fetch_all(&self.readers).await?;
-        let read = |row| {
-            let cells = Cells::batches(row);
-            Ok(BatchSummary {
-                batch: cells.batch_id("id")?,
-                pipeline: cells.pipeline("pipeline")?,
-                key: cells.key("key")?,
-                state: cells.state("state")?,
-                attempts: cells.small_count("attempt")?,
-                since: cells.time("due")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter()
+            .map(|row| Cells::batches(row).summary())
+            .collect()
     }
 
     async fn pipelines(&self) -> Result<Vec<PipelineCounts>, LedgerError> {
@@ -129,14 +106,7 @@ impl OperatorViews for SqliteLedger {
         )
         .fetch_all(&self.readers)
         .await?;
-        let read = |row| {
-            let cells = Cells::new("pipelines", row);
-            Ok(PipelineCounts {
-                pipeline: cells.pipeline("name")?,
-                pending: cells.count("pending")?,
-                out: cells.count("out")?,
-            })
-        };
+        let read = |row| Cells::new("pipelines", row).pipeline_counts();
         rows.iter().map(read).collect()
     }
 
@@ -177,48 +147,15 @@ impl SqliteLedger {
         Ok(run)
     }
 
-    /// The attempts of a batch, oldest first.
-    async fn history(
-        &self,
-        batch: &Cells<'_, SqliteRow>,
-    ) -> Result<Vec<AttemptRecord>, LedgerError> {
+    /// The attempts of a batch that are kept apart, newest first.
+    async fn read_attempts(&self, batch: &SqliteRow) -> Result<Vec<SqliteRow>, LedgerError> {
         let rows = sqlx::query(
             "SELECT * FROM attempts WHERE batch = ? ORDER BY attempt DESC, settled_at DESC LIMIT ?",
         )
-        .bind(batch.seq()?)
+        .bind(Cells::batches(batch).seq()?)
         .bind(KEPT_ATTEMPTS)
         .fetch_all(&self.readers)
         .await?;
-        let read = |row| {
-            let cells = Cells::new("attempts", row);
-            Ok(AttemptRecord {
-                attempt: cells.small_count("attempt")?,
-                worker: cells.optional_text("worker")?.map(Instance::from),
-                out_at: cells.optional_time("out_at")?,
-                settled_at: cells.time("settled_at")?,
-                took_ms: cells.optional_count("took_ms")?,
-                verdict: cells.text("verdict")?,
-                error: cells.optional_text("error")?,
-            })
-        };
-        let mut history: Vec<AttemptRecord> = rows
-            .iter()
-            .rev()
-            .map(read)
-            .collect::<Result<_, LedgerError>>()?;
-        // The attempt that completed the batch in time stands in the batch's own row.
-        let completed = batch.state("state")? == BatchState::Completed;
-        if completed && history.iter().all(|record| record.verdict != COMPLETED) {
-            history.push(AttemptRecord {
-                attempt: batch.small_count("attempt")?,
-                worker: batch.optional_text("worker")?.map(Instance::from),
-                out_at: batch.optional_time("out_at")?,
-                settled_at: batch.time("due")?,
-                took_ms: batch.optional_count("took_ms")?,
-                verdict: COMPLETED.to_owned(),
-                error: None,
-            });
-        }
-        Ok(history)
+        Ok(rows)
     }
 }

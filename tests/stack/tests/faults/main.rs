@@ -3,5 +3,6 @@
 // A test's failures are panics with a backtrace; what it measured is printed.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod backlog;
 mod bounded;
 mod large;

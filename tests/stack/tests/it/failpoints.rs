@@ -56,7 +56,7 @@ deaths! { coordinator_dies in the_coordinator_dies_when:
     lines_are_parsed at "c.submit.parsed", "abort", Trace::NoAnswer;
     a_run_is_about_to_be_accepted at "c.ledger.before_commit", "abort", Trace::NoAnswer;
     a_run_is_accepted at "c.ledger.committed", "abort", Trace::NoAnswer;
-    batches_are_sent at "publish.sent", THIRD_GROUP, Trace::Nothing;
+    batches_are_sent at "c.publish.sent", THIRD_GROUP, Trace::Nothing;
     batches_are_confirmed at "c.confirm.received", THIRD_GROUP, Trace::Nothing;
     batches_are_recorded_as_out at "c.published.committed", THIRD_GROUP, Trace::Nothing;
     outcomes_arrive at "c.outcome.received", THIRD_GROUP, Trace::Nothing;
@@ -65,7 +65,7 @@ deaths! { coordinator_dies in the_coordinator_dies_when:
 }
 
 deaths! { coordinator_dies_alone in the_coordinator_dies_before_there_is_a_worker_when:
-    batches_are_sent at "publish.sent", "abort", Trace::Duplicates;
+    batches_are_sent at "c.publish.sent", "abort", Trace::Duplicates;
     batches_are_confirmed at "c.confirm.received", "abort", Trace::Duplicates;
 }
 
@@ -74,7 +74,7 @@ deaths! { worker_with_sqlite_dies in a_worker_dies_when:
     a_handler_has_ended at "w.handler.done", HUNDREDTH_BATCH, Trace::Nothing;
     results_are_about_to_be_committed at "w.sink.before_commit", THIRD_GROUP, Trace::Nothing;
     results_are_committed at "w.sink.committed", THIRD_GROUP, Trace::Nothing;
-    outcomes_are_sent at "publish.sent", THIRD_GROUP, Trace::Nothing;
+    outcomes_are_sent at "w.outcome.sent", THIRD_GROUP, Trace::Nothing;
     an_outcome_is_confirmed at "w.outcome.confirmed", HUNDREDTH_BATCH, Trace::Duplicates;
 }
 

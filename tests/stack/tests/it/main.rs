@@ -4,6 +4,8 @@
 // A test's failures are panics with a backtrace.
 #![allow(clippy::unwrap_used)]
 
+mod ask;
+mod backlog;
 mod bad_input;
 mod bad_output;
 mod bad_setup;

@@ -28,7 +28,7 @@ async fn past_the_second(milliseconds: u64) {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap();
     let into = Duration::from_nanos(now.subsec_nanos().into());
-    let next = Duration::from_secs(1) - into;
+    let next = Duration::from_secs(1).saturating_sub(into);
     tokio::time::sleep(next + Duration::from_millis(milliseconds)).await;
 }
 

@@ -43,9 +43,10 @@ pub(super) struct PerBatch {
 impl PerBatch {
     pub(super) async fn handle(&self, ctx: &BatchContext) -> Result<Output, HandlerError> {
         let program = &self.program;
+        program.leave.ask(ctx).await?;
         let command = program.command.for_batch(&ctx.batch);
         let mut process =
-            Process::spawn(command, program.limits).map_err(|error| program.cannot_run(&error))?;
+            Process::spawn(command, program.bounds).map_err(|error| program.cannot_run(&error))?;
         let (mut rows, mut errors) = (RowReader::default(), Tail::default());
         let payload = one_line(ctx.batch.payload.get());
         let ending = conduct(&mut process, &payload, &mut rows, &mut errors, ctx)

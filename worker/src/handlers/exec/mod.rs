@@ -16,13 +16,15 @@
 //!   `TIDEGATE_KEY`, `TIDEGATE_ATTEMPT` too.
 //! - **The process group** is the command's own. It gets SIGTERM at the deadline or when the attempt is called
 //!   off, SIGKILL [`GRACE`] later; whatever is left of it when the command exits gets SIGKILL at once.
-//! - **Limits**: [`limits`].
+//! - **Memory and processor time** can be bounded ([`bounds`]).
+//! - **Limits** of the pipeline's configuration are asked for one call before a command gets its batch; in `lines`
+//!   mode, a batch that is answered with `throttled` slows an adaptive one down.
 //!
 //! What leaves the group (`setsid`) is out of reach; it cannot hold the batch up, though.
 
 mod batch;
+mod bounds;
 mod command;
-mod limits;
 mod lines;
 mod process;
 mod tail;
@@ -38,10 +40,11 @@ use shared::name::PipelineName;
 use shared::outcome::printable_error;
 
 use self::batch::PerBatch;
+use self::bounds::Bounds;
 use self::command::CommandTemplate;
-use self::limits::Limits;
 use self::lines::Pool;
 use self::tail::Tail;
+use super::leave::Leave;
 use super::rows::Flood;
 use super::stop::Stop;
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
@@ -70,7 +73,8 @@ enum Mode {
 #[derive(Debug, Clone)]
 struct Program {
     command: CommandTemplate,
-    limits: Limits,
+    bounds: Bounds,
+    leave: Leave,
     deadline: Span,
 }
 
@@ -84,7 +88,8 @@ impl Exec {
     ) -> Result<Self, ConfigError> {
         let program = Program {
             command: CommandTemplate::new(pipeline, config)?,
-            limits: Limits::new(config),
+            bounds: Bounds::new(config),
+            leave: Leave::under(&config.limits),
             deadline: config.deadline,
         };
         let mode = match config.mode {
@@ -160,7 +165,7 @@ fn with_stderr(error: HandlerError, errors: &Tail) -> HandlerError {
             reason,
             error: add(error),
         },
-        throttled @ HandlerError::Throttled { .. } => throttled,
+        other @ (HandlerError::Throttled { .. } | HandlerError::CoordinatorAway) => other,
     }
 }
 

@@ -8,14 +8,14 @@ use nix::unistd::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::limits::Limits;
+use super::bounds::Bounds;
 use super::{GRACE, REAP};
 
 /// A running command and everything that it starts within its group.
 #[derive(Debug)]
 pub(super) struct Process {
     leader: Child,
-    limits: Limits,
+    bounds: Bounds,
     /// Gone once the group was killed: from then on its number may be another group's.
     group: Option<Pid>,
 }
@@ -28,18 +28,18 @@ pub(super) struct Pipes {
 }
 
 impl Process {
-    pub(super) fn spawn(mut command: Command, limits: Limits) -> io::Result<Self> {
+    pub(super) fn spawn(mut command: Command, bounds: Bounds) -> io::Result<Self> {
         command
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let leader = limits.spawn(&mut command)?;
+        let leader = bounds.spawn(&mut command)?;
         let pid = leader.id().and_then(|pid| i32::try_from(pid).ok());
         Ok(Self {
             leader,
-            limits,
+            bounds,
             group: pid.map(Pid::from_raw),
         })
     }
@@ -68,7 +68,7 @@ impl Process {
 
     /// Lets it use CPU time for one more batch.
     pub(super) fn grant_cpu(&self) -> io::Result<()> {
-        self.limits.grant_cpu(&self.leader)
+        self.bounds.grant_cpu(&self.leader)
     }
 
     /// Ends the whole group: asks first, and does not ask again after [`GRACE`].

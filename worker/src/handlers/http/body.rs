@@ -96,6 +96,7 @@ pub(super) async fn explained(error: HandlerError, mut response: Response) -> Ha
             after,
         },
         HandlerError::Fail { reason, error } => HandlerError::fail(reason, add(error)),
+        HandlerError::CoordinatorAway => HandlerError::CoordinatorAway,
     }
 }
 

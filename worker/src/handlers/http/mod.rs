@@ -13,6 +13,9 @@
 //! **The answer** says by its status what becomes of the batch ([`status`] has the table), and with 2xx by its
 //! content what its rows are ([`body`]). It is read up to 64 MiB, counted after decompression.
 //!
+//! Limits of the pipeline's configuration are asked for one call before each request; a throttled one slows an
+//! adaptive limit down.
+//!
 //! What returns takes effect once, but a request can arrive more than once (a worker died, an answer was lost):
 //! an endpoint with effects of its own remembers `idempotency-key`.
 //!
@@ -41,6 +44,7 @@ use url::Url;
 
 use self::signature::Signing;
 use self::status::Meaning;
+use super::leave::Leave;
 use super::stop::{Stop, stop_wanted};
 use super::wire::Request;
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
@@ -62,6 +66,7 @@ pub struct Http {
     url: Url,
     token: Option<SecretString>,
     signing: Option<Signing>,
+    leave: Leave,
     deadline: Span,
 }
 
@@ -83,6 +88,7 @@ impl Http {
             url,
             token: config.token.clone(),
             signing: Signing::new(config),
+            leave: Leave::under(&config.limits),
             deadline: config.deadline,
         })
     }
@@ -111,6 +117,15 @@ impl Http {
         request.body(body)
     }
 
+    fn given_up(&self, stop: Stop) -> HandlerError {
+        HandlerError::retry(match stop {
+            Stop::DeadlineReached => {
+                format!("no answer until the deadline, after {}", self.deadline)
+            }
+            Stop::CalledOff => "the request was given up: the attempt was called off".to_owned(),
+        })
+    }
+
     async fn exchange(&self, ctx: &BatchContext) -> Result<Output, HandlerError> {
         let response = self.request(ctx).send().await.map_err(not_answered)?;
         match status::meaning(response.status(), asked_delay(&response)) {
@@ -126,13 +141,13 @@ impl Handler for Http {
     type Input = Box<RawValue>;
 
     async fn handle(&self, _: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError> {
-        tokio::select! {
+        let permit = self.leave.ask(ctx).await?;
+        let result = tokio::select! {
             answered = self.exchange(ctx) => answered,
-            stop = stop_wanted(ctx) => Err(HandlerError::retry(match stop {
-                Stop::DeadlineReached => format!("no answer until the deadline, after {}", self.deadline),
-                Stop::CalledOff => "the request was given up: the attempt was called off".to_owned(),
-            })),
-        }
+            stop = stop_wanted(ctx) => Err(self.given_up(stop)),
+        };
+        self.leave.tell(ctx, permit, &result);
+        result
     }
 }
 

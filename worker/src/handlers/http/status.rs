@@ -99,6 +99,7 @@ mod tests {
                     "retry"
                 }
                 Meaning::Error(HandlerError::Retry { .. }) => "retry later",
+                Meaning::Error(HandlerError::CoordinatorAway) => "away",
                 Meaning::Error(HandlerError::Fail { reason, .. }) => {
                     assert!(reason.starts_with("http_"), "{code}: {reason}");
                     "fail"

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::handler::Rows;
+use crate::permits::Unlimited;
 
 /// A deadline that a passing test never reaches.
 const NEVER: Duration = Duration::from_mins(1);
@@ -51,6 +52,7 @@ fn context(deadline: Duration) -> BatchContext {
         batch,
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
+        permits: Unlimited::shared(),
     }
 }
 

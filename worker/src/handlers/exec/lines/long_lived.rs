@@ -90,7 +90,7 @@ impl LongLived {
         within: Duration,
     ) -> Result<Self, (StartError, Tail)> {
         let command = program.command.for_pipeline(pipeline);
-        let mut process = Process::spawn(command, program.limits)
+        let mut process = Process::spawn(command, program.bounds)
             .map_err(|error| (error.into(), Tail::default()))?;
         let Pipes {
             stdin,

@@ -86,7 +86,16 @@ impl Pool {
             Some(process) => (process, room),
             None => self.start(room, ctx).await?,
         };
+        let leave = &self.kept.program.leave;
+        let permit = match leave.ask(ctx).await {
+            Ok(permit) => permit,
+            Err(none) => {
+                self.kept.put(process);
+                return Err(none);
+            }
+        };
         let (result, process) = process.work(ctx).await;
+        leave.tell(ctx, permit, &result);
         match process {
             None => self.kept.note_loss("in the middle of a batch"),
             Some(process) => {

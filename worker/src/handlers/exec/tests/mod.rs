@@ -1,7 +1,7 @@
 //! Real processes. Whoever must be gone writes its number into a file first, so that one can look.
 
 mod batch;
-mod limits;
+mod bounds;
 mod lines;
 
 use std::path::Path;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::handler::Rows;
+use crate::permits::Unlimited;
 
 /// A deadline that a passing test never reaches.
 const NEVER: Duration = Duration::from_mins(1);
@@ -49,6 +50,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         batch,
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
+        permits: Unlimited::shared(),
     }
 }
 

@@ -9,13 +9,13 @@ use tokio::process::{Child, Command};
 
 /// What each process of a command may use.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
+pub(super) struct Bounds {
     memory: Option<Size>,
     cpu: Option<Span>,
     allow_new_privileges: bool,
 }
 
-impl Limits {
+impl Bounds {
     pub(super) fn new(config: &PipelineConfig) -> Self {
         Self {
             memory: config.memory_limit,
@@ -26,7 +26,7 @@ impl Limits {
 }
 
 #[cfg(target_os = "linux")]
-impl Limits {
+impl Bounds {
     /// Starts the command with its limits. `no_new_privs` is a thread's and inherited, so a thread that gave
     /// new privileges up starts it.
     pub(super) fn spawn(self, command: &mut Command) -> io::Result<Child> {
@@ -118,7 +118,7 @@ mod linux {
 
 /// Elsewhere, the configuration refuses limits.
 #[cfg(not(target_os = "linux"))]
-impl Limits {
+impl Bounds {
     pub(super) fn spawn(self, command: &mut Command) -> io::Result<Child> {
         command.spawn()
     }
