@@ -17,6 +17,10 @@ pub fn describe() {
         "Groups that were not published whole."
     );
     describe_counter!(
+        "tidegate_places_freed_total",
+        "Batches that held a place in the window and were not out by the ledger."
+    );
+    describe_counter!(
         "tidegate_settled_total",
         "Outcomes by what they did to their batch."
     );
@@ -47,6 +51,65 @@ pub fn describe() {
     describe_counter!(
         "tidegate_consumers_lost_total",
         "Consumers that had to be built again, by stage."
+    );
+    describe_counter!(
+        "tidegate_schedule_firings_total",
+        "Firings of schedules by what became of them; refused ones are tried again."
+    );
+    describe_counter!(
+        "tidegate_webhook_calls_total",
+        "Calls of webhooks by what they came to."
+    );
+    describe_histogram!(
+        "tidegate_webhook_seconds",
+        Unit::Seconds,
+        "One call of a webhook, from looking up its host to its answer."
+    );
+    describe_counter!(
+        "tidegate_permits_total",
+        "Answers to workers that asked whether a call may start, by pipeline and answer (granted, parked, unknown)."
+    );
+    describe_histogram!(
+        "tidegate_permit_wait_seconds",
+        Unit::Seconds,
+        "How long granted calls have to wait for their turn."
+    );
+    describe_counter!(
+        "tidegate_throttled_calls_total",
+        "Calls that a service refused as too fast or over a quota, by limit."
+    );
+    describe_gauge!("tidegate_limit_keys", "Keys that are followed, by limit.");
+    describe_counter!(
+        "tidegate_answers_lost_total",
+        "Groups of answers to workers that could not be sent."
+    );
+    describe_counter!(
+        "tidegate_missing_queues_total",
+        "Queues that were found missing, and declared again."
+    );
+    describe_counter!(
+        "tidegate_lost_total",
+        "Batches that neither the broker nor a worker had any more, and that go out again."
+    );
+    describe_counter!(
+        "tidegate_claims_total",
+        "Batches that were delivered before, by what their worker was told to do with them."
+    );
+    describe_counter!(
+        "tidegate_poisoned_total",
+        "Batches that are dead because workers died of them."
+    );
+    describe_gauge!(
+        "tidegate_level",
+        "How bad it is: 0 ok, 1 warn, 2 critical; by what is measured."
+    );
+    describe_gauge!(
+        "tidegate_level_value",
+        "What a level is made from: messages (inbox, depth), batches (backlog), seconds (age)."
+    );
+    describe_gauge!(
+        "tidegate_broker_blocked",
+        "Whether the broker takes no publishes, for lack of memory or disk: 0 or 1."
     );
     describe_gauge!(
         "tidegate_backlog_batches",

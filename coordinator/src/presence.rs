@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use shared::broker::{Ack, BrokerError, Connector, declare_own_queue};
 use shared::name::{Instance, PipelineName};
@@ -25,6 +26,8 @@ pub type SharedFleet = Arc<Mutex<Fleet>>;
 const PREFETCH: u16 = 256;
 /// How often silent workers are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// Beyond the time that makes a batch lost: what is remembered must outlast it.
+const REMEMBER_MARGIN: Duration = Duration::from_secs(30);
 
 /// The listener.
 pub struct PresenceStage {
@@ -38,6 +41,10 @@ pub struct PresenceStage {
     pub told: HashMap<PipelineName, u32>,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
+    /// How many lanes there are: a worker that believes otherwise misses some, or waits at queues that are not.
+    pub lanes: u16,
+    /// How long nobody may have had a batch that is out.
+    pub lost_after: Duration,
     /// Ends the stage.
     pub draining: CancellationToken,
 }
@@ -45,6 +52,14 @@ pub struct PresenceStage {
 #[async_trait]
 impl Consumer for PresenceStage {
     async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
+        let ended = self.listen(failures).await;
+        self.fleet().is_deaf();
+        ended
+    }
+}
+
+impl PresenceStage {
+    async fn listen(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
         let Some(connection) = self.connector.reconnect("presence", &self.draining).await else {
             return Ok(());
         };
@@ -61,6 +76,7 @@ impl Consumer for PresenceStage {
             .connector
             .subscribe(&connection, &queue, PREFETCH)
             .await?;
+        self.fleet().listens(Instant::now());
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -77,9 +93,7 @@ impl Consumer for PresenceStage {
             self.tell().await;
         }
     }
-}
 
-impl PresenceStage {
     fn hear(&self, delivery: &Delivery) {
         let kind = delivery
             .properties
@@ -87,13 +101,23 @@ impl PresenceStage {
             .as_ref()
             .map_or("", |kind| kind.as_str());
         match serde_json::from_slice::<Presence>(&delivery.data) {
-            Ok(presence) if kind == PRESENCE_TYPE => self.fleet().hear(presence, Instant::now()),
+            Ok(presence) if kind == PRESENCE_TYPE => {
+                let (worker, lanes) = (presence.worker.clone(), presence.lanes);
+                let new = self
+                    .fleet()
+                    .hear(presence, Instant::now(), Timestamp::now());
+                if new && lanes != 0 && lanes != self.lanes {
+                    tracing::warn!(%worker, worker.lanes = lanes, lanes = self.lanes, "a worker believes in another number of lanes: give both the same config");
+                }
+            }
             _ => tracing::debug!(kind, "a presence message that cannot be read"),
         }
     }
 
     fn forget_silent(&self) {
-        for worker in self.fleet().forget_silent(Instant::now()) {
+        let remember = self.lost_after + REMEMBER_MARGIN;
+        let silent = self.fleet().forget_silent(Instant::now(), remember);
+        for worker in silent {
             tracing::warn!(%worker, "a worker fell silent");
         }
     }

@@ -41,6 +41,15 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
 }
 
+impl Run {
+    /// Whether nothing of it is pending or out any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let is_final = matches!(self.state, RunState::Completed | RunState::Cancelled);
+        is_final && self.batches.pending + self.batches.out == 0
+    }
+}
+
 /// How many batches of a run are in each state. `accepted` is always the sum of the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchCounts {

@@ -1,15 +1,17 @@
 //! What Tidegate's coordinator and workers agree on, and nothing that flows.
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
-//! [`presence`], [`control`]), where it travels ([`topology`], [`broker`]), and what every process needs
-//! ([`config`], [`lifecycle`], [`telemetry`], [`backoff`]).
+//! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`telemetry`], [`backoff`], [`failpoint`]).
 
+pub mod ask;
 pub mod backoff;
 pub mod batch;
 pub mod broker;
 pub mod config;
 pub mod control;
 pub mod exit;
+pub mod failpoint;
 pub mod id;
 pub mod lifecycle;
 pub mod name;
@@ -18,4 +20,7 @@ pub mod payload;
 pub mod presence;
 pub mod search_console;
 pub mod telemetry;
+pub mod timetable;
 pub mod topology;
+
+mod wire;

@@ -1,4 +1,4 @@
-//! The names that messages and records carry: pipeline, key, lane, attempt, instance.
+//! The names that messages and records carry: pipeline, limit, key, lane, attempt, instance.
 //! Each is checked once, when it is made, so no later code has to look again.
 
 use std::fmt;
@@ -8,10 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Longest accepted pipeline name, in bytes. AMQP names end at 255; the prefix and the lane need room.
 pub const MAX_PIPELINE_NAME_BYTES: usize = 100;
+/// Longest accepted limit name, in bytes.
+pub const MAX_LIMIT_NAME_BYTES: usize = 100;
 /// Longest accepted key, in bytes: room for a long URL, small enough for a message header.
 pub const MAX_KEY_BYTES: usize = 2_048;
 
-/// Why a text is no [`PipelineName`] or no [`Key`].
+/// Why a text is no [`PipelineName`], no [`LimitName`] or no [`Key`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// A pipeline name with other characters, or too long, or empty.
@@ -20,6 +22,12 @@ pub enum NameError {
          at most {MAX_PIPELINE_NAME_BYTES} bytes"
     )]
     Pipeline(String),
+    /// A limit name with other characters, or too long, or empty.
+    #[error(
+        "limit name {0:?} is not usable: start with a letter, go on with a-z, 0-9, '_', '-' or '.', \
+         at most {MAX_LIMIT_NAME_BYTES} bytes"
+    )]
+    Limit(String),
     /// An empty key.
     #[error("the key is empty: leave it out to use the default key, or name whose work it is")]
     EmptyKey,
@@ -39,12 +47,32 @@ pub struct PipelineName(std::sync::Arc<str>);
 impl PipelineName {
     /// Checks the name: it becomes part of queue names, routing keys and metric labels.
     pub fn new(name: &str) -> Result<Self, NameError> {
-        let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
-        if starts_well && name.len() <= MAX_PIPELINE_NAME_BYTES && name.chars().all(allowed) {
+        if name.len() <= MAX_PIPELINE_NAME_BYTES && is_plain(name) {
             Ok(Self(name.into()))
         } else {
             Err(NameError::Pipeline(shorten(name)))
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A named limit, such as `gsc.site`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LimitName(std::sync::Arc<str>);
+
+impl LimitName {
+    /// Checks the name: it becomes a metric label.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        if name.len() <= MAX_LIMIT_NAME_BYTES && is_plain(name) {
+            Ok(Self(name.into()))
+        } else {
+            Err(NameError::Limit(shorten(name)))
         }
     }
 
@@ -120,6 +148,7 @@ macro_rules! text_conversions {
     };
 }
 text_conversions!(PipelineName);
+text_conversions!(LimitName);
 text_conversions!(Key);
 
 /// A shard of the keys: `xxh3(key) % lanes`.
@@ -128,6 +157,9 @@ text_conversions!(Key);
 pub struct Lane(u16);
 
 impl Lane {
+    /// The one that there always is. What is not divided lives with its owner.
+    pub const FIRST: Self = Self(0);
+
     /// Every lane when there are `lanes` of them.
     pub fn all(lanes: u16) -> impl Iterator<Item = Self> {
         (0..lanes).map(Self)
@@ -213,6 +245,12 @@ impl fmt::Display for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a name is fit for queue names and metric labels.
+fn is_plain(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(allowed)
 }
 
 /// The start of a text that may be huge, for an error message.

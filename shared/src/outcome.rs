@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::batch::persistent_json;
 use crate::id::{BatchId, RunId};
 use crate::name::{Attempt, Instance, Key, PipelineName};
+use crate::wire::{milliseconds, optional_milliseconds};
 
 /// `type` of an outcomes message.
 pub const OUTCOMES_TYPE: &str = "tidegate.outcomes.v1";
@@ -204,41 +205,6 @@ pub fn printable_error(text: &str) -> String {
         printable.push('…');
     }
     printable
-}
-
-mod milliseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(span: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        u64::deserialize(d).map(Duration::from_millis)
-    }
-}
-
-mod optional_milliseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    // serde hands over `&Option<T>`; the signature is its, not ours.
-    #[allow(clippy::ref_option)]
-    pub(super) fn serialize<S: Serializer>(
-        span: &Option<Duration>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        super::milliseconds::serialize(&span.unwrap_or_default(), s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(d)?.map(Duration::from_millis))
-    }
 }
 
 #[cfg(test)]

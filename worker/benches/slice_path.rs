@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use worker::handler::{BatchContext, Handler, Rows};
 use worker::jobs::search_console::Job;
 use worker::jobs::search_console::slice_rows::Slice;
+use worker::permits::Unlimited;
 use worker::sink::postgres::PostgresSink;
 use worker::sink::{Marker, Sink};
 
@@ -71,8 +72,6 @@ async fn main() {
         endpoint: emulator.url().parse().unwrap(),
         credentials: Some(credentials),
         now: Some(emulator.now().timestamp()),
-        rate_start: 1e6,
-        rate_max: 1e6,
         ..SearchConsoleConfig::default()
     };
     let sink = Arc::new(PostgresSink::connect(&database.url().into()).await.unwrap());
@@ -200,6 +199,7 @@ impl Bench {
             batch,
             deadline,
             cancelled: CancellationToken::new(),
+            permits: Unlimited::shared(),
         };
         match self.job.slice().handle(payload, &ctx).await.unwrap().rows {
             Rows::Slice(slice) => (id, slice),

@@ -11,13 +11,17 @@ use shared::{exit, telemetry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::ask::AskStage;
+use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::consume::ConsumeStage;
+use crate::control::{Cancelled, ControlListener};
 use crate::handlers::exec::Exec;
 use crate::handlers::noop::Noop;
-use crate::held::Holding;
+use crate::holding::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::jobs::search_console::{Job, JobError};
+use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
 use crate::report::Reporter;
@@ -69,10 +73,20 @@ impl StartError {
 
 /// Starts everything, runs until a signal, and gives the exit code.
 pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
+    run_with(config_file, |_| {}).await
+}
+
+/// The same with handlers of one's own: `add` may add pipelines to those that are configured, or replace their
+/// handlers.
+pub async fn run_with(
+    config_file: Option<PathBuf>,
+    add: impl FnOnce(&mut Registry),
+) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     telemetry::init_metrics()?;
     let (sink, store) = open_sink(&config).await?;
-    let registry = registry(&config, store)?;
+    let mut registry = registry(&config, store)?;
+    add(&mut registry);
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
@@ -88,6 +102,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         worker: worker.clone(),
         pipelines: registry.names().cloned().collect(),
         slots: config.worker.slots,
+        lanes: config.lanes,
         holding: holding.clone(),
         publishing: publishing.clone(),
         draining: lifecycle.draining(),
@@ -102,13 +117,28 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         "worker starts"
     );
     let queues = registry.names().count() * usize::from(config.lanes);
+    let (asker, ask) = AskStage::new(connector.clone(), lifecycle.stopping());
     let consume = ConsumeStage {
+        permits: Arc::new(CoordinatorPermits {
+            asker: asker.clone(),
+        }),
+        claimant: Claimant {
+            asker,
+            worker: worker.clone(),
+            lanes: config.lanes,
+        },
+        control: ControlListener {
+            worker: worker.clone(),
+            connector: connector.clone(),
+            cancelled: Cancelled::default(),
+        },
         connector,
         publishing,
         registry,
         lanes: config.lanes,
         prefetch: config.worker.prefetch(config.lanes, queues),
         slots: Arc::new(Semaphore::new(config.worker.slots as usize)),
+        all_slots: config.worker.slots,
         holding,
         commit: Commit {
             sink,
@@ -120,6 +150,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     };
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
+    lifecycle.spawn("ask", ask.run());
     lifecycle.spawn("consume", async move {
         let consumed = consume.run().await;
         leaving.cancel();

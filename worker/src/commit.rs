@@ -51,14 +51,14 @@ pub struct Work {
 pub struct SinkAway(SinkError);
 
 impl Commit {
-    /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot is free for
-    /// the next batch as soon as the rows are in.
+    /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot, where it has one
+    /// of its own, is free for the next batch as soon as the rows are in.
     pub async fn finish(
         &self,
         work: Work,
         ended: Result<Output, HandlerError>,
         has_sink: bool,
-        slot: SemaphorePermit<'_>,
+        slot: Option<SemaphorePermit<'_>>,
     ) -> Result<(), SinkAway> {
         let outcome = match ended {
             Ok(output) if has_sink => match self.store(&work.batch, output).await {
@@ -94,6 +94,7 @@ impl Commit {
             outcome,
         };
         if self.reports.confirmed(&batch.key, report).await {
+            shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }
         // Otherwise the worker is stopping: the broker delivers again, and the marker tells the next one.
@@ -193,6 +194,9 @@ fn verdict(error: HandlerError) -> Outcome {
         HandlerError::Throttled { reason, after } => Outcome::Throttled {
             reason: printable_error(&reason),
             after_ms: after,
+        },
+        HandlerError::CoordinatorAway => Outcome::Released {
+            reason: "coordinator_away".to_owned(),
         },
         HandlerError::Fail { reason, error } => Outcome::Failed {
             reason: reason.to_owned(),

@@ -1,15 +1,19 @@
 //! What a pipeline does with one batch: the trait that every kind of work implements.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use shared::ask::{About, Said, Want};
 use shared::batch::Batch;
+use shared::name::LimitName;
 use shared::outcome::{FollowUp, Statistics};
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::search_console::slice_rows::Slice;
+use crate::permits::{NoPermit, Permit, Permits};
 
 /// A kind of work: turns one payload into rows, follow-ups and statistics.
 #[async_trait]
@@ -31,6 +35,50 @@ pub struct BatchContext {
     pub deadline: Instant,
     /// Cancelled when the attempt's result is no longer wanted: deadline, second signal.
     pub cancelled: CancellationToken,
+    /// Gives leave for calls to limited services.
+    pub permits: Arc<dyn Permits>,
+}
+
+impl BatchContext {
+    /// Waits until `n` calls under this limit may start, for the batch's own key. An error is what the handler
+    /// should return: the limit wants the batch to wait for longer than a slot should.
+    pub async fn permit(&self, limit: &LimitName, n: u32) -> Result<Permit, HandlerError> {
+        let key = self.batch.key.clone();
+        let limit = limit.clone();
+        self.permit_all(vec![Want { limit, key, n }]).await
+    }
+
+    /// The same for a call that falls under several limits, or another key's. All of them give leave or none.
+    pub async fn permit_all(&self, wants: Vec<Want>) -> Result<Permit, HandlerError> {
+        let deadline = self.deadline.into();
+        tokio::select! {
+            permit = self.permits.permit(&self.batch.pipeline, wants, deadline) => Ok(permit?),
+            () = self.cancelled.cancelled() => Err(HandlerError::retry("the attempt was cancelled")),
+        }
+    }
+
+    /// Says that the service refused a call as too fast, and for how long it wants no more of them. The limit
+    /// cools down; an adaptive one gets slower.
+    pub fn too_fast(&self, limit: &LimitName, permit: Permit, retry_after: Option<Duration>) {
+        let said = Said::TooFast {
+            retry_after,
+            persistent: None,
+        };
+        self.report(limit, permit, said);
+    }
+
+    /// Says that the service took a call: what lets an adaptive limit get faster.
+    pub fn accepted(&self, limit: &LimitName, permit: Permit) {
+        self.report(limit, permit, Said::Accepted);
+    }
+
+    fn report(&self, limit: &LimitName, permit: Permit, said: Said) {
+        let about = About {
+            limit: limit.clone(),
+            key: self.batch.key.clone(),
+        };
+        self.permits.report(permit, vec![about], said);
+    }
 }
 
 /// What one batch produced.
@@ -75,6 +123,10 @@ pub enum HandlerError {
         /// How long to hold the batch back.
         after: Duration,
     },
+    /// No coordinator was there to give leave for a call. The batch is given back to the broker, and the
+    /// worker consumes again when a coordinator answers. Burns no attempt.
+    #[error("no coordinator gives leave for calls")]
+    CoordinatorAway,
     /// It would fail again: the batch is dead.
     #[error("{error}")]
     Fail {
@@ -99,6 +151,19 @@ impl HandlerError {
         Self::Fail {
             reason,
             error: error.into(),
+        }
+    }
+}
+
+impl From<NoPermit> for HandlerError {
+    fn from(refusal: NoPermit) -> Self {
+        match refusal {
+            NoPermit::Parked { reason, after, .. } => Self::Throttled { reason, after },
+            NoPermit::Unknown(limit) => Self::fail(
+                "unknown_limit",
+                format!("the coordinator knows no limit {limit}: configure [limits.\"{limit}\"]"),
+            ),
+            NoPermit::CoordinatorAway => Self::CoordinatorAway,
         }
     }
 }

@@ -1,12 +1,11 @@
 //! A delivery in this worker's hands. It can be settled with the broker once, by value; acks of many are
 //! sent together by [`Acks`], which never covers one that is still being worked on.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use shared::broker::{AckWindow, BrokerError, Settle};
 use shared::id::BatchId;
 use tokio::sync::mpsc;
+
+use crate::holding::{HoldGuard, Holding};
 
 /// A delivery that is neither acked nor given back. Dropping it settles nothing: the broker hands it out
 /// again when the connection ends.
@@ -15,6 +14,8 @@ pub struct Held {
     tag: u64,
     settle: Settle,
     acks: mpsc::UnboundedSender<Event>,
+    /// The batch that it delivers, once that is known.
+    hold: Option<HoldGuard>,
 }
 
 /// Which acks are due on one channel.
@@ -61,6 +62,7 @@ impl Hands {
             tag,
             settle: self.settle.clone(),
             acks: self.acks.clone(),
+            hold: None,
         }
     }
 
@@ -71,13 +73,25 @@ impl Hands {
 }
 
 impl Held {
+    /// It delivers this batch, which this worker has until the delivery is settled.
+    #[must_use]
+    pub fn of(self, batch: BatchId, holding: &Holding) -> Self {
+        Self {
+            hold: Some(holding.hold(batch)),
+            ..self
+        }
+    }
+
     /// Its outcome is safe with the broker: the delivery may go.
     pub fn ack(self) {
         let _ = self.acks.send(Event::Done(self.tag));
     }
 
-    /// Somebody else should do it, at once.
+    /// Somebody else should do it, at once, and need not be afraid of it.
     pub async fn give_back(self) {
+        if let Some(hold) = &self.hold {
+            hold.give_back(self.settle.is_open()).await;
+        }
         let given = self.settle.nack(self.tag).await;
         self.settled(given);
     }
@@ -122,51 +136,5 @@ fn note(window: &mut AckWindow, event: &Event) {
         Event::Delivered(tag) => window.deliver(tag),
         Event::Done(tag) => window.done(tag),
         Event::Settled(tag) => window.forget(tag),
-    }
-}
-
-/// The batches in this worker's hands, for its presence. One batch may be held twice: a redelivery
-/// arrived while the first delivery's connection was being given up.
-#[derive(Debug, Clone, Default)]
-pub struct Holding(Arc<Mutex<HashMap<BatchId, usize>>>);
-
-impl Holding {
-    /// Holds a batch for as long as the answer lives.
-    #[must_use]
-    pub fn hold(&self, batch: BatchId) -> HoldGuard {
-        *self.lock().entry(batch).or_default() += 1;
-        HoldGuard {
-            holding: self.clone(),
-            batch,
-        }
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn list(&self) -> Vec<BatchId> {
-        self.lock().keys().copied().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Ends a [`Holding::hold`].
-#[derive(Debug)]
-pub struct HoldGuard {
-    holding: Holding,
-    batch: BatchId,
-}
-
-impl Drop for HoldGuard {
-    fn drop(&mut self) {
-        let mut held = self.holding.lock();
-        if let Some(count) = held.get_mut(&self.batch) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.batch);
-            }
-        }
     }
 }

@@ -3,15 +3,22 @@
 //! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler,
 //! [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
 //! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
-//! results go. [`app`] wires it all.
+//! results go; [`ask`] is the way to the coordinator, [`permits`] its leave for calls, [`claim`] what it says about
+//! batches that were delivered before, [`control`] what it says to all workers, [`presence`] what this one says
+//! about itself. [`app`] wires it all.
 
 pub mod app;
+pub mod ask;
+pub mod claim;
 pub mod commit;
 pub mod consume;
+pub mod control;
 pub mod handler;
 pub mod handlers;
 pub mod held;
+pub mod holding;
 pub mod jobs;
+pub mod permits;
 pub mod presence;
 pub mod process;
 pub mod registry;

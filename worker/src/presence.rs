@@ -1,13 +1,14 @@
 //! Tells the coordinators every two seconds that this worker lives, and what it holds.
 
+use jiff::Timestamp;
 use lapin::BasicProperties;
-use shared::broker::{BrokerError, Message, Publisher, PublishingPool};
+use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
 use shared::name::{Instance, PipelineName};
 use shared::presence::{INTERVAL, PRESENCE_TYPE, Presence};
 use shared::topology::PRESENCE;
 use tokio_util::sync::CancellationToken;
 
-use crate::held::Holding;
+use crate::holding::Holding;
 
 /// AMQP's delivery mode of a message that need not survive: the next one is two seconds away.
 const TRANSIENT: u8 = 1;
@@ -20,7 +21,9 @@ pub struct PresenceStage {
     pub pipelines: Vec<PipelineName>,
     /// How many batches it runs at once.
     pub slots: u32,
-    /// What it holds.
+    /// How many lanes there are.
+    pub lanes: u16,
+    /// What it holds, and gives back.
     pub holding: Holding,
     /// Where publishers come from.
     pub publishing: PublishingPool,
@@ -48,6 +51,7 @@ impl PresenceStage {
             told_draining |= draining;
             tokio::select! {
                 _ = tick.tick() => {}
+                () = self.holding.news() => {}
                 () = self.draining.cancelled(), if !told_draining => {}
                 () = self.leaving.cancelled() => {}
             }
@@ -60,6 +64,7 @@ impl PresenceStage {
         draining: bool,
         leaving: bool,
     ) -> Result<(), BrokerError> {
+        let returns = self.holding.returns();
         let presence = Presence {
             worker: self.worker.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -68,6 +73,9 @@ impl PresenceStage {
             holding: self.holding.list(),
             draining,
             leaving,
+            returned: returns.batches.clone(),
+            lanes: self.lanes,
+            clock_ms: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default(),
         };
         let message = Message {
             exchange: PRESENCE,
@@ -81,7 +89,9 @@ impl PresenceStage {
             body: serde_json::to_vec(&presence).expect("presence is plain data"),
         };
         // Nobody may be listening: a coordinator that starts hears the next one.
-        publisher.publish(&[message]).await?;
+        if publisher.publish(&[message]).await? == [Verdict::Confirmed] {
+            self.holding.said(&returns);
+        }
         Ok(())
     }
 }

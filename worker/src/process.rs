@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -11,6 +12,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::handler::{BatchContext, HandlerError, Output};
+use crate::permits::Permits;
 use crate::registry::Served;
 
 /// How a handler ended.
@@ -28,13 +30,19 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 
 /// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result. Past
 /// that it is told through [`BatchContext::cancelled`], and dropped if it does not end.
-pub async fn process(served: &Served, batch: Batch, stop: &CancellationToken) -> Processed {
+pub async fn process(
+    served: &Served,
+    batch: Batch,
+    permits: Arc<dyn Permits>,
+    stop: &CancellationToken,
+) -> Processed {
     let deadline = Instant::now() + served.deadline;
     let cancelled = CancellationToken::new();
     let ctx = BatchContext {
         batch,
         deadline,
         cancelled: cancelled.clone(),
+        permits,
     };
     let mut handling = pin!(AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind());
     let stopped = tokio::select! {
@@ -76,8 +84,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use async_trait::async_trait;
     use serde_json::value::RawValue;
     use shared::id::{BatchId, RunId};
@@ -85,6 +91,7 @@ mod tests {
 
     use super::*;
     use crate::handler::Handler;
+    use crate::permits::Unlimited;
 
     struct Scripted;
 
@@ -115,7 +122,7 @@ mod tests {
             attempt: Attempt::new(1),
             payload: RawValue::from_string(payload.into()).unwrap(),
         };
-        process(&served, batch, stop).await
+        process(&served, batch, Unlimited::shared(), stop).await
     }
 
     async fn error(payload: &str) -> HandlerError {

@@ -106,18 +106,6 @@ pub(super) struct DeadCount {
     count: u64,
 }
 
-/// What a redrive or discard did.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Done {
-    /// How many batches; with `dry_run`: how many match, those of cancelled runs included, which a redrive
-    /// leaves.
-    batches: u64,
-    /// Nothing was changed.
-    dry_run: bool,
-    /// The coordinator stops: there are more, and the same request does the rest.
-    interrupted: bool,
-}
-
 impl Which {
     fn filter(self) -> DeadFilter {
         let before = |age: Span| {
@@ -157,16 +145,6 @@ impl Which {
                 "name which dead batches (run, pipeline, key, reason, batch, older_than), or all=true",
             )),
             (true, true) => Err(Problem::bad_parameter("all: goes without any other filter")),
-        }
-    }
-}
-
-impl From<Handled> for Done {
-    fn from(handled: Handled) -> Self {
-        Self {
-            batches: handled.batches,
-            dry_run: false,
-            interrupted: handled.interrupted,
         }
     }
 }
@@ -232,18 +210,18 @@ pub(super) async fn count_dead(
     path = "/api/v1/dead/redrive",
     tag = "dead",
     params(Which, RedriveParameters),
-    responses((status = 200, description = "What was done", body = Done))
+    responses((status = 200, description = "What was done", body = Handled))
 )]
 pub(super) async fn redrive_dead(
     State(api): State<Arc<Api>>,
     Parameters(parameters): Parameters<RedriveParameters>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Json<Handled>, Problem> {
     let filter = parameters.which.chosen(parameters.all)?;
     if parameters.dry_run {
-        return would_do(&api, &filter).await;
+        return Ok(Json(api.operations.matching(&filter).await?));
     }
     let rate = parameters.rate.map(Rate::get);
-    Ok(Json(api.operations.redrive(filter, rate).await?.into()))
+    Ok(Json(api.operations.redrive(filter, rate).await?))
 }
 
 /// Call dead batches off for good
@@ -254,23 +232,15 @@ pub(super) async fn redrive_dead(
     path = "/api/v1/dead/discard",
     tag = "dead",
     params(Which, DiscardParameters),
-    responses((status = 200, description = "What was done", body = Done))
+    responses((status = 200, description = "What was done", body = Handled))
 )]
 pub(super) async fn discard_dead(
     State(api): State<Arc<Api>>,
     Parameters(parameters): Parameters<DiscardParameters>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Json<Handled>, Problem> {
     let filter = parameters.which.chosen(parameters.all)?;
     if parameters.dry_run {
-        return would_do(&api, &filter).await;
+        return Ok(Json(api.operations.matching(&filter).await?));
     }
-    Ok(Json(api.operations.discard(filter).await?.into()))
-}
-
-async fn would_do(api: &Api, filter: &DeadFilter) -> Result<Json<Done>, Problem> {
-    Ok(Json(Done {
-        batches: api.operations.matching(filter).await?,
-        dry_run: true,
-        interrupted: false,
-    }))
+    Ok(Json(api.operations.discard(filter).await?))
 }

@@ -17,7 +17,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::Api;
 use super::access::{self, Tokens};
 use super::extract::{Nothing, Parameters};
-use super::problem::{Code, Problem};
+use super::problem::{Code, ProblemDocument};
 
 /// What the description calls the token.
 const TOKEN: &str = "token";
@@ -40,7 +40,7 @@ const USUAL: [Code; 7] = [
         description = "Runs of batches: submit, watch, cancel, pause, redrive. Errors are `application/problem+json` \
                        with a `code` out of a closed list; unknown parameters are errors. Ids sort by time of creation."
     ),
-    components(schemas(Problem)),
+    components(schemas(ProblemDocument)),
     modifiers(&Bearer)
 )]
 pub(super) struct Description;

@@ -1,4 +1,4 @@
-//! How the coordinator itself does: probes, metrics, the doctor.
+//! How the coordinator itself does: probes, metrics, levels, the doctor.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use super::Api;
 use super::extract::{Nothing, Parameters};
 use super::problem::Problem;
 use crate::doctor::Diagnosis;
+use crate::levels::LevelsView;
 
 /// Examine the installation
 ///
@@ -25,6 +26,22 @@ pub(super) async fn doctor(
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Json<Diagnosis> {
     Json(api.doctor.examine().await)
+}
+
+/// Show whether something piles up
+///
+/// What waits for the coordinator, for dispatch and for workers, and for how long. Measured every five seconds.
+#[utoipa::path(
+    get,
+    path = "/api/v1/levels",
+    tag = "about",
+    responses((status = 200, description = "All levels", body = LevelsView))
+)]
+pub(super) async fn show_levels(
+    State(api): State<Arc<Api>>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Json<LevelsView> {
+    Json(api.levels.view())
 }
 
 /// Prometheus metrics

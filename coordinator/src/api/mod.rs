@@ -13,6 +13,7 @@ mod guard;
 mod health;
 mod problem;
 mod runs;
+mod schedules;
 mod server;
 
 use std::sync::Arc;
@@ -32,8 +33,10 @@ use utoipa_axum::routes;
 
 use crate::doctor::Doctor;
 use crate::ledger::{LedgerViews, OperatorViews};
+use crate::levels::SharedLevels;
 use crate::operations::Operations;
 use crate::presence::SharedFleet;
+use crate::schedules::Schedules;
 use crate::submission::SubmissionStage;
 pub use access::Tokens;
 use document::{Description, route};
@@ -51,8 +54,12 @@ pub struct Api {
     pub submission: SubmissionStage,
     /// Changes what was taken.
     pub operations: Operations,
+    /// Knows when they fire.
+    pub schedules: Schedules,
     /// Knows the workers.
     pub fleet: SharedFleet,
+    /// Whether something piles up.
+    pub levels: SharedLevels,
     /// Looks at everything.
     pub doctor: Doctor,
     /// Renders `/metrics`.
@@ -111,7 +118,9 @@ fn router(api: &Arc<Api>) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(read(LEDGER, routes!(fleet::list_pipelines)))
         .routes(operate(NAMED, routes!(fleet::pause_pipeline)))
         .routes(operate(NAMED, routes!(fleet::resume_pipeline)))
+        .routes(read(&[], routes!(schedules::list_schedules)))
         .routes(read(&[], routes!(fleet::list_workers)))
+        .routes(read(&[], routes!(health::show_levels)))
         .routes(read(&[], routes!(health::doctor)))
         .routes(read(LEDGER, routes!(health::metrics)))
         .routes(read(&[], routes!(document::openapi)))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shared::payload::{JsonError, PayloadError};
 use utoipa::ToSchema;
 
@@ -20,7 +20,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 macro_rules! codes {
     ($($name:ident = $status:ident $word:literal $meaning:literal,)+) => {
         /// What went wrong, in one closed word for programs.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
         pub(super) enum Code {
             $(#[doc = $meaning] $name,)+
@@ -78,14 +78,26 @@ codes! {
     Backpressure = SERVICE_UNAVAILABLE "backpressure" "Something is at its limit: the level, or the broker.",
 }
 
-/// An error as it is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// An error on its way to a client.
+#[derive(Debug)]
 pub(super) struct Problem {
+    code: Code,
+    detail: String,
+    line: Option<usize>,
+    pointer: Option<&'static str>,
+    /// Becomes the header `Retry-After`.
+    retry_after: Option<Duration>,
+}
+
+/// An error as it is answered.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument {
     /// Always `about:blank`: the code says what it is.
     #[serde(rename = "type")]
-    kind: String,
+    kind: &'static str,
     /// The status in words.
-    title: String,
+    title: &'static str,
     /// The HTTP status.
     status: u16,
     /// One closed word for programs.
@@ -93,23 +105,16 @@ pub(super) struct Problem {
     /// What is wrong and what to do, for a person.
     detail: String,
     /// Which line of a submission, counted from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<usize>,
     /// Which member of that line (JSON pointer).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pointer: Option<String>,
-    /// Becomes the header `Retry-After`.
-    #[serde(skip)]
-    retry_after: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<&'static str>,
 }
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        let status = code.status();
         Self {
-            kind: "about:blank".to_owned(),
-            title: status.canonical_reason().unwrap_or_default().to_owned(),
-            status: status.as_u16(),
             code,
             detail: detail.into(),
             line: None,
@@ -166,7 +171,7 @@ impl From<SubmissionError> for Problem {
                 let (code, pointer) = line_problem(problem);
                 return Self {
                     line: Some(*line),
-                    pointer: pointer.map(str::to_owned),
+                    pointer,
                     ..Self::new(code, detail)
                 };
             }
@@ -206,7 +211,16 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.code.status();
         let retry_after = self.retry_after.unwrap_or(RETRY_AFTER);
-        let mut response = (status, Json(self)).into_response();
+        let document = ProblemDocument {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            line: self.line,
+            pointer: self.pointer,
+        };
+        let mut response = (status, Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

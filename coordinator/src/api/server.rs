@@ -51,6 +51,9 @@ pub struct Server {
 }
 
 /// Serves until draining.
+///
+/// # Panics
+/// Never: the semaphore is not closed.
 pub async fn serve(api: Arc<Api>, server: Server) -> std::io::Result<()> {
     let service = super::service(api, server.patience.body);
     let mut http = Builder::new();
@@ -64,7 +67,7 @@ pub async fn serve(api: Arc<Api>, server: Server) -> std::io::Result<()> {
     let graceful = GracefulShutdown::new();
     loop {
         let place = tokio::select! {
-            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            place = places.clone().acquire_owned() => place.expect("nobody closes it"),
             () = server.draining.cancelled() => break,
         };
         let stream = tokio::select! {

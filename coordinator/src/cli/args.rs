@@ -7,27 +7,27 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use coordinator::operations::MAX_RATE;
 use coordinator::run::{Priority, RunState};
 use jiff::civil::Date;
-use shared::id::RunId;
-use shared::name::PipelineName;
-use shared::search_console::{DimensionSet, SearchType, normalize_property};
+use shared::config::Span;
+use shared::id::{BatchId, RunId};
+use shared::name::{Key, PipelineName};
+use shared::search_console::{DimensionSet, MAX_DAYS, SearchType, normalize_property};
 use url::Url;
 
 /// Most items in a batch: beyond it a retry repeats too much work.
 const MAX_BATCH_SIZE: u32 = 100_000;
-/// Most days in a sync, about ten years: Google keeps 16 months.
-const MAX_DAYS: u32 = 3_660;
 /// Most entries that one list command shows.
 const MAX_LIMIT: u32 = 1_000;
 
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done; with --watch: the run completed and nothing of it is dead
-    1  with --watch: the run ended with dead or cancelled batches
+    1  with --watch: the run ended with dead or cancelled batches; doctor: something does not work
     2  the command line is wrong
-   65  the input is wrong, or the coordinator refused it (nothing was submitted)
+   65  the input is wrong, or the coordinator refused it (nothing was changed)
    69  the coordinator cannot be reached, or takes nothing now
    78  the token or its file is wrong
   130  left with Ctrl-C while watching (the run goes on)
@@ -40,7 +40,7 @@ Everything is checked before anything is submitted: one bad line refuses the who
 A batch's payload is always a JSON array of items, also with --batch-size 1. A batch is closed early
 when the next item would take its payload over 1 MiB, or when very many keys wait at a time.";
 
-/// Batch work over RabbitMQ: submit runs, watch them, see what is dead and who works.
+/// Batch work over RabbitMQ: submit runs, watch and steer them, see what is dead and who works.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -78,15 +78,26 @@ pub(crate) enum Command {
     /// Submit a file of items as a run.
     #[command(after_help = SUBMIT_NOTES)]
     Submit(Submit),
-    /// Look at runs.
+    /// Look at runs; cancel, pause, resume, prioritize them.
     #[command(subcommand, arg_required_else_help = true)]
     Run(RunCommand),
-    /// Look at batches that were given up.
+    /// Look at one batch.
+    #[command(subcommand, arg_required_else_help = true)]
+    Batch(BatchCommand),
+    /// Look at batches that were given up; redrive or discard them.
     #[command(subcommand, arg_required_else_help = true)]
     Dead(DeadCommand),
     /// Look at the live workers.
     #[command(subcommand, arg_required_else_help = true)]
     Worker(WorkerCommand),
+    /// Look at pipelines; pause and resume them.
+    #[command(subcommand, arg_required_else_help = true)]
+    Pipeline(PipelineCommand),
+    /// Look at the schedules.
+    #[command(subcommand, arg_required_else_help = true)]
+    Schedule(ScheduleCommand),
+    /// Have the coordinator look at broker, ledger and workers, and say what is wrong.
+    Doctor,
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,7 +175,7 @@ pub(crate) enum RunCommand {
     /// Show the newest runs.
     List {
         /// Only runs in this state.
-        #[arg(long, value_parser = words::<RunState>(&["running", "completed", "cancelled"]))]
+        #[arg(long, value_parser = words::<RunState>(&["running", "paused", "completed", "cancelled"]))]
         state: Option<RunState>,
         /// How many.
         #[arg(long, default_value_t = 20, value_parser = limit())]
@@ -180,27 +191,139 @@ pub(crate) enum RunCommand {
         /// Its id.
         id: RunId,
     },
+    /// Call a run off: nothing more of it goes out, its pending batches are cancelled.
+    Cancel {
+        /// Its id.
+        id: RunId,
+    },
+    /// Let nothing more of a run go out until it is resumed.
+    Pause {
+        /// Its id.
+        id: RunId,
+    },
+    /// Let a paused run go on.
+    Resume {
+        /// Its id.
+        id: RunId,
+    },
+    /// Change which of a key's runs goes first.
+    Prioritize {
+        /// Its id.
+        id: RunId,
+        /// low, normal or high.
+        #[arg(value_parser = words::<Priority>(&["low", "normal", "high"]))]
+        priority: Priority,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BatchCommand {
+    /// Show everything about a batch: payload, attempts, who worked on it.
+    Show {
+        /// Its id.
+        id: BatchId,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadCommand {
     /// Show dead batches and why.
     List {
-        /// Only those of this run.
-        #[arg(long, value_name = "ID")]
-        run: Option<RunId>,
-        /// Only those of this pipeline.
-        #[arg(long, value_parser = PipelineName::new)]
-        pipeline: Option<PipelineName>,
+        #[command(flatten)]
+        which: Which,
         /// How many.
         #[arg(long, default_value_t = 100, value_parser = limit())]
         limit: u32,
     },
+    /// Show everything about a batch: payload, attempts, who worked on it.
+    Show {
+        /// Its id.
+        id: BatchId,
+    },
+    /// Make dead batches pending again. They start over with all attempts.
+    Redrive {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// How many become due a second [default: all at once].
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+        rate: Option<u32>,
+    },
+    /// Call dead batches off for good.
+    Discard {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+}
+
+/// Which dead batches. Several filters narrow each other down.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Which {
+    /// Only those of this run.
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<RunId>,
+    /// Only those of this pipeline.
+    #[arg(long, value_parser = PipelineName::new)]
+    pub(crate) pipeline: Option<PipelineName>,
+    /// Only those of this key.
+    #[arg(long, value_parser = Key::new)]
+    pub(crate) key: Option<Key>,
+    /// Only those with this reason, such as attempts_exhausted or poison.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only this one.
+    #[arg(long, value_name = "ID")]
+    pub(crate) batch: Option<BatchId>,
+    /// Only those that are dead for longer than this, such as 2h.
+    #[arg(long, value_name = "SPAN", value_parser = |text: &str| Span::try_from(text.to_owned()))]
+    pub(crate) older_than: Option<Span>,
+}
+
+/// Which dead batches are changed: never all of them by mistake.
+#[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("chosen")
+        .required(true)
+        .multiple(true)
+        .args(["run", "pipeline", "key", "reason", "batch", "older_than", "all"])
+))]
+pub(crate) struct Chosen {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["run", "pipeline", "key", "reason", "batch", "older_than"])]
+    pub(crate) all: bool,
+    /// Only say how many there are.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
     /// Show the live workers.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PipelineCommand {
+    /// Show the pipelines: what waits, what is out, who serves them.
+    List,
+    /// Let nothing of a pipeline go out until it is resumed.
+    Pause {
+        /// Its name.
+        #[arg(value_parser = PipelineName::new)]
+        pipeline: PipelineName,
+    },
+    /// Let a paused pipeline go on.
+    Resume {
+        /// Its name.
+        #[arg(value_parser = PipelineName::new)]
+        pipeline: PipelineName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Show the schedules: when each fires next, what came of it last.
     List,
 }
 

@@ -1,16 +1,12 @@
-//! The coordinator's HTTP API, as this program uses it.
+//! How the coordinator is spoken to: the token, the errors. What it is asked is in [`crate::requests`].
 
 use std::path::Path;
 use std::time::Duration;
 
-use coordinator::fleet::Worker;
-use coordinator::run::{DeadBatch, Priority, Run, RunState};
-use reqwest::{Body, RequestBuilder, Response, StatusCode, header, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use shared::id::RunId;
-use shared::name::PipelineName;
 use url::Url;
 
 use crate::args::Common;
@@ -20,8 +16,6 @@ use crate::failure::Failure;
 const TOKEN_VARIABLE: &str = "TIDEGATE_TOKEN";
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the answer to a question. Submissions are not limited: stdin may be slow.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The code of a submission that was broken off and repeated before the coordinator noticed the break.
 const UNDER_WAY: &str = "submission_under_way";
@@ -32,17 +26,6 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<SecretString>,
-}
-
-/// How a run is to be made.
-#[derive(Debug)]
-pub(crate) struct Submission {
-    /// Which pipeline does the work.
-    pub(crate) pipeline: PipelineName,
-    /// Which of a key's runs goes first.
-    pub(crate) priority: Priority,
-    /// The same key gives the same run.
-    pub(crate) idempotency_key: String,
 }
 
 /// Why a question was not answered.
@@ -151,91 +134,9 @@ impl Client {
         })
     }
 
-    /// Submits a run whose batches are streamed. It exists only if this succeeds, or if the connection
-    /// broke after the last byte: then the idempotency key tells.
-    pub(crate) async fn submit(
-        &self,
-        submission: &Submission,
-        batches: Body,
-    ) -> Result<Run, ApiError> {
-        let url = self.url(&["runs"]);
-        let request = self
-            .http
-            .post(url)
-            .query(&[
-                ("pipeline", submission.pipeline.as_str()),
-                ("priority", submission.priority.as_str()),
-            ])
-            .header(header::CONTENT_TYPE, "application/x-ndjson")
-            .header("Idempotency-Key", &submission.idempotency_key)
-            .body(batches);
-        self.answer(request).await
-    }
-
-    /// One run.
-    pub(crate) async fn run(&self, id: RunId) -> Result<Run, ApiError> {
-        self.get(&["runs", &id.to_string()], &[]).await
-    }
-
-    /// The newest runs.
-    pub(crate) async fn runs(
-        &self,
-        state: Option<RunState>,
-        limit: u32,
-    ) -> Result<Vec<Run>, ApiError> {
-        #[derive(Deserialize)]
-        struct Runs {
-            runs: Vec<Run>,
-        }
-        let query = [
-            ("limit", Some(limit.to_string())),
-            ("state", state.map(|s| s.to_string())),
-        ];
-        let Runs { runs } = self.get(&["runs"], &query).await?;
-        Ok(runs)
-    }
-
-    /// Dead batches, of one run or pipeline where that is named.
-    pub(crate) async fn dead(
-        &self,
-        run: Option<RunId>,
-        pipeline: Option<&PipelineName>,
-        limit: u32,
-    ) -> Result<Vec<DeadBatch>, ApiError> {
-        #[derive(Deserialize)]
-        struct Dead {
-            dead: Vec<DeadBatch>,
-        }
-        let query = [
-            ("run", run.map(|id| id.to_string())),
-            ("pipeline", pipeline.map(ToString::to_string)),
-            ("limit", Some(limit.to_string())),
-        ];
-        let Dead { dead } = self.get(&["dead"], &query).await?;
-        Ok(dead)
-    }
-
-    /// The live workers.
-    pub(crate) async fn workers(&self) -> Result<Vec<Worker>, ApiError> {
-        #[derive(Deserialize)]
-        struct Workers {
-            workers: Vec<Worker>,
-        }
-        let Workers { workers } = self.get(&["workers"], &[]).await?;
-        Ok(workers)
-    }
-
-    async fn get<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, Option<String>)],
-    ) -> Result<T, ApiError> {
-        let request = self
-            .http
-            .get(self.url(path))
-            .query(query)
-            .timeout(ANSWER_TIMEOUT);
-        self.answer(request).await
+    /// A request to `/api/v1/…`.
+    pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.http.request(method, self.url(path))
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -248,7 +149,8 @@ impl Client {
         url
     }
 
-    async fn answer<T: DeserializeOwned>(
+    /// Sends it and reads the answer.
+    pub(crate) async fn answer<T: DeserializeOwned>(
         &self,
         mut request: RequestBuilder,
     ) -> Result<T, ApiError> {

@@ -1,7 +1,7 @@
 //! `tidegate`: the operator's command line, a client of the coordinator's HTTP API.
 //!
-//! Read [`args`] for what can be asked, [`commands`] for what each verb does, [`client`] for how the
-//! coordinator is asked. Results go to stdout ([`output`]), everything else to stderr.
+//! Read [`args`] for what can be typed, [`commands`] for what each verb does, [`requests`] for what the
+//! coordinator is asked and [`client`] for how. Results go to stdout ([`output`]), everything else to stderr.
 
 mod args;
 mod client;
@@ -11,6 +11,7 @@ mod items;
 mod output;
 mod pace;
 mod progress;
+mod requests;
 mod show;
 mod upload;
 mod watch;

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use coordinator::run::Run;
+use coordinator::run::{Run, RunState};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::output;
@@ -119,8 +119,12 @@ fn counts(run: &Run, speed: &str) -> String {
         0 => String::new(),
         count => format!(", {} cancelled", HumanCount(count)),
     };
+    let paused = match run.state {
+        RunState::Paused => ", paused",
+        _ => "",
+    };
     format!(
-        "{}/{} batches{speed}, {} retries, {} dead{cancelled}",
+        "{}/{} batches{speed}, {} retries, {} dead{cancelled}{paused}",
         HumanCount(batches.finished()),
         HumanCount(batches.accepted),
         HumanCount(run.retries),

@@ -1,8 +1,11 @@
 //! Results as people read them: tables on stdout.
 
 use comfy_table::{ContentArrangement, Table, presets};
+use coordinator::doctor::Diagnosis;
 use coordinator::fleet::Worker;
-use coordinator::run::{DeadBatch, Run};
+use coordinator::operations::Handled;
+use coordinator::run::{BatchDetail, DeadBatch, PipelineView, Run};
+use coordinator::schedules::ScheduleView;
 use indicatif::{HumanCount, HumanDuration};
 use jiff::Timestamp;
 
@@ -85,6 +88,132 @@ pub(crate) fn dead(batches: &[DeadBatch]) -> String {
     text(table)
 }
 
+/// One batch: a fact a line, then its attempts.
+pub(crate) fn batch(batch: &BatchDetail) -> String {
+    let mut facts = table();
+    let mut fact = |name: &str, value: String| {
+        facts.add_row([name.to_owned(), value]);
+    };
+    fact("batch", batch.batch.to_string());
+    fact("run", batch.run.to_string());
+    fact("pipeline", batch.pipeline.to_string());
+    fact("key", printable(batch.key.as_str()));
+    fact("state", batch.state.to_string());
+    fact("since", time(batch.since));
+    fact("attempts", batch.attempts.to_string());
+    fact("failures", batch.failures.to_string());
+    for (name, text) in [("reason", &batch.reason), ("error", &batch.error)] {
+        if let Some(text) = text {
+            fact(name, printable(text));
+        }
+    }
+    fact("payload", printable(batch.payload.get()));
+    if batch.history.is_empty() {
+        return text(facts);
+    }
+    let mut attempts = table();
+    attempts.set_header([
+        "ATTEMPT", "WORKER", "OUT", "SETTLED", "TOOK", "VERDICT", "ERROR",
+    ]);
+    for attempt in &batch.history {
+        let worker = attempt.worker.as_ref();
+        attempts.add_row([
+            attempt.attempt.to_string(),
+            worker.map_or_else(none, |worker| printable(worker.as_str())),
+            attempt.out_at.map_or_else(none, time),
+            time(attempt.settled_at),
+            attempt.took_ms.map_or_else(none, |ms| format!("{ms} ms")),
+            printable(&attempt.verdict),
+            attempt
+                .error
+                .as_deref()
+                .map_or_else(none, |error| shorten(&printable(error))),
+        ]);
+    }
+    format!("{}\n\n{}", text(facts), text(attempts))
+}
+
+/// What a redrive or discard did, in a sentence.
+pub(crate) fn handled(handled: &Handled, done: &str) -> String {
+    let batches = match handled.batches {
+        1 => "1 batch".to_owned(),
+        many => format!("{} batches", HumanCount(many)),
+    };
+    if handled.dry_run {
+        format!("{batches} would be {done}")
+    } else if handled.interrupted {
+        format!("{batches} {done}, then the coordinator was stopped: repeat it for the rest")
+    } else {
+        format!("{batches} {done}")
+    }
+}
+
+/// Pipelines, one a line.
+pub(crate) fn pipelines(pipelines: &[PipelineView]) -> String {
+    let mut table = table();
+    table.set_header(["PIPELINE", "STATE", "PENDING", "OUT", "WINDOW", "SLOTS"]);
+    for pipeline in pipelines {
+        let state = match (pipeline.configured, pipeline.paused) {
+            (false, _) => "not configured",
+            (true, true) => "paused",
+            (true, false) => "open",
+        };
+        table.add_row([
+            pipeline.pipeline.to_string(),
+            state.to_owned(),
+            pipeline.pending.to_string(),
+            pipeline.out.to_string(),
+            pipeline.window.to_string(),
+            pipeline.slots.to_string(),
+        ]);
+    }
+    text(table)
+}
+
+/// Schedules, one a line.
+pub(crate) fn schedules(schedules: &[ScheduleView]) -> String {
+    let mut table = table();
+    table.set_header([
+        "SCHEDULE", "STATE", "NEXT", "LAST", "RUN", "PIPELINE", "CRON", "TIMEZONE", "PROBLEM",
+    ]);
+    for schedule in schedules {
+        let state = if schedule.enabled { "on" } else { "off" };
+        let problem = schedule.problem.as_deref();
+        table.add_row([
+            printable(&schedule.schedule.to_string()),
+            state.to_owned(),
+            schedule.next.map_or_else(none, time),
+            schedule.last.map_or_else(none, time),
+            schedule.last_run.map_or_else(none, |run| run.to_string()),
+            schedule.pipeline.to_string(),
+            printable(&schedule.cron),
+            printable(&schedule.timezone),
+            problem.map_or_else(none, |problem| shorten(&printable(problem))),
+        ]);
+    }
+    text(table)
+}
+
+/// What the doctor found, a check a line, with what to do below.
+pub(crate) fn diagnosis(diagnosis: &Diagnosis) -> String {
+    let mut table = table();
+    for check in &diagnosis.checks {
+        table.add_row([
+            check.finding.as_str().to_owned(),
+            printable(&check.name),
+            printable(&check.detail),
+        ]);
+        if let Some(advice) = &check.advice {
+            table.add_row([
+                String::new(),
+                String::new(),
+                format!("→ {}", printable(advice)),
+            ]);
+        }
+    }
+    text(table)
+}
+
 /// One dead batch in a sentence, for stderr.
 pub(crate) fn dead_line(batch: &DeadBatch) -> String {
     format!(
@@ -106,6 +235,8 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
         "HOLDING",
         "STATE",
         "SEEN",
+        "LANES",
+        "CLOCK",
         "PIPELINES",
     ]);
     for worker in workers {
@@ -122,6 +253,12 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
             }
             .to_owned(),
             format!("{} ms ago", worker.seen_ms_ago),
+            worker
+                .lanes
+                .map_or("-".to_owned(), |lanes| lanes.to_string()),
+            worker
+                .clock_skew_ms
+                .map_or("-".to_owned(), |skew| format!("{skew:+} ms")),
             pipelines.join(","),
         ]);
     }
@@ -142,6 +279,11 @@ fn text(mut table: Table) -> String {
         column.set_padding((0, 2));
     }
     table.trim_fmt()
+}
+
+/// What stands in a cell of which nothing is known.
+fn none() -> String {
+    "-".to_owned()
 }
 
 fn time(at: Timestamp) -> String {

@@ -50,7 +50,7 @@ async fn follow(
     let mut moved = Instant::now();
     let mut wondered = false;
     progress.show(std::time::Instant::now(), &run);
-    while run.state == RunState::Running {
+    while !run.has_ended() {
         sleep(absence.pause()).await;
         match ask().await {
             Ok(now) => {

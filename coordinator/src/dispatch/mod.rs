@@ -1,54 +1,62 @@
 //! Dispatch: takes pending batches out of the ledger, fairly and as many as the windows allow, publishes
 //! them confirmed, and records the confirmed ones as out.
 //!
-//! Three tasks, each working on a group while the next one gathers: this one owns the [`Dispatcher`] and
-//! decides, [`publish`] publishes, [`record`] records. *Publish, then record*: a crash between the two
-//! publishes a few batches twice with the same attempt number, which every later step tolerates; the other
-//! way round would lose them.
+//! The stage owns the [`Dispatcher`] and decides; for each pipeline a task publishes ([`publish`]), and one
+//! records ([`record`]). Each works on a group while the next one gathers. *Publish, then record*: a crash
+//! between the two publishes a few batches twice with the same attempt number, which every later step
+//! tolerates; the other way round would lose them.
 //!
 //! So at most a window of batches is in the work queues of a pipeline at a time; after a crash, for a while,
 //! also the copies of what was published and not recorded: two groups, one being published and one being
 //! recorded.
 
+mod demand;
 pub mod dispatcher;
+mod hearing;
 mod key;
+mod parks;
+mod pipeline;
+mod places;
 mod publish;
 mod record;
+#[cfg(test)]
+mod tests;
+mod window;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use shared::broker::PublishingPool;
 use shared::config::Config;
-use shared::id::BatchId;
+use shared::id::RunId;
+use shared::name::PipelineName;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Backlog, DispatchLedger, Effect, LedgerError, Page};
+use crate::ledger::{DispatchLedger, LedgerError, Page};
 use crate::notice::Notice;
 use crate::topology::Topology;
-use dispatcher::{Dispatch, Dispatcher};
+use dispatcher::{Dispatch, Dispatcher, Read};
+use hearing::{Answer, add, hear, hear_answer};
 
 /// Most batches published as one group: enough to hide the broker's round trip, few enough that the
 /// next decision is never far away.
-const WAVE: usize = 512;
+const WAVE: u32 = 512;
+/// Pages that are read at a time: as many as the ledger has connections for readers.
+const READS: usize = 4;
 /// How long to leave a ledger alone that did not answer.
 const LEDGER_PAUSE: Duration = Duration::from_millis(500);
 /// Longest sleep without a reason to wake: bounds the harm of a wall clock that was set back.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
-/// What the publishing and recording tasks answer.
-#[derive(Debug)]
-enum Answer {
-    /// These do not wait any more: they were settled since they were read.
-    Gone(Vec<Dispatch>),
-    /// These could not be published.
-    Unpublished(Vec<Dispatch>),
-    /// These are recorded as out.
-    Recorded(Vec<BatchId>),
-}
+/// How often the stages downstream are asked how much they have.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the places are compared with the ledger.
+const COMPARE: Duration = Duration::from_mins(1);
 
 /// The stage, before it runs.
 pub struct DispatchStage {
@@ -58,58 +66,55 @@ pub struct DispatchStage {
     pub publishing: PublishingPool,
     /// Asked for when a message finds no queue.
     pub topology: Topology,
+    /// Pipelines from which nothing goes out at first.
+    pub paused: BTreeSet<PipelineName>,
     /// What the other stages say.
     pub notices: mpsc::Receiver<Notice>,
     /// Ends the stage: nothing new goes out, what is being published is recorded.
     pub draining: CancellationToken,
 }
 
+/// Where each pipeline's waves go.
+type Lines = BTreeMap<PipelineName, mpsc::Sender<Vec<Dispatch>>>;
+
 impl DispatchStage {
     /// Runs until draining.
     pub async fn run(mut self, config: Config) -> Result<(), LedgerError> {
         let mut dispatcher = self.start(&config).await?;
-        let (waves, waves_in) = mpsc::channel(1);
-        let (confirmed, confirmed_in) = mpsc::channel(64);
-        let (answers, mut answered) = mpsc::channel(64);
         let mut helpers = JoinSet::new();
-        helpers.spawn(publish::run(publish::Publishing {
-            ledger: self.ledger.clone(),
-            pool: self.publishing.clone(),
-            topology: self.topology.clone(),
-            lanes: config.lanes,
-            waves: waves_in,
-            confirmed,
-            answers: answers.clone(),
-        }));
-        helpers.spawn(record::run(self.ledger.clone(), confirmed_in, answers));
+        let (answers, mut answered) = mpsc::channel(64);
+        let lines = self.spawn_helpers(&config, &mut helpers, answers);
+        let (mut look, mut compare) = (every(LOOK), every(COMPARE));
         while !self.draining.is_cancelled() {
-            let more = self.dispatch(&mut dispatcher, &waves).await;
-            let next_due = sleep_until_due(dispatcher.wake(Timestamp::now()));
+            dispatcher.wake(Timestamp::now());
+            for (pipeline, line) in &lines {
+                self.dispatch(&mut dispatcher, pipeline, line).await;
+            }
             tokio::select! {
                 notice = self.notices.recv() => match notice {
                     Some(notice) => self.hear(&mut dispatcher, notice).await,
                     None => break,
                 },
-                Some(answer) = answered.recv() => hear_answer(&mut dispatcher, answer),
-                // Neither ends by itself while there are waves to come.
+                Some(answer) = answered.recv() => hear_answer(&mut dispatcher, answer, Timestamp::now()),
+                // None ends by itself while there are waves to come.
                 Some(ended) = helpers.join_next() => {
                     pass_on_panic(ended);
                     break;
                 }
-                // Room for another wave, or time for another batch: the loop looks again.
-                _ = waves.reserve(), if more => {}
-                () = tokio::time::sleep(next_due) => {}
+                () = tokio::time::sleep(until(dispatcher.next_due())) => {}
+                _ = look.tick() => self.look_downstream(&mut dispatcher).await,
+                _ = compare.tick() => self.compare(&mut dispatcher).await,
                 () = self.draining.cancelled() => {}
             }
             while let Ok(notice) = self.notices.try_recv() {
                 self.hear(&mut dispatcher, notice).await;
             }
             while let Ok(answer) = answered.try_recv() {
-                hear_answer(&mut dispatcher, answer);
+                hear_answer(&mut dispatcher, answer, Timestamp::now());
             }
         }
-        drop(waves);
-        // Nobody decides any more, but the two tasks may still have something to say.
+        drop(lines);
+        // Nobody decides any more, but the tasks may still have something to say.
         while answered.recv().await.is_some() {}
         while let Some(ended) = helpers.join_next().await {
             pass_on_panic(ended);
@@ -117,7 +122,33 @@ impl DispatchStage {
         Ok(())
     }
 
-    /// What the ledger knows: everything that is out, and the heads of everything that is pending.
+    fn spawn_helpers(
+        &self,
+        config: &Config,
+        helpers: &mut JoinSet<()>,
+        answers: mpsc::Sender<Answer>,
+    ) -> Lines {
+        let mut lines = Lines::new();
+        let (confirmed, confirmed_in) = mpsc::channel(64);
+        for pipeline in config.pipelines.keys() {
+            let (line, waves) = mpsc::channel(1);
+            helpers.spawn(publish::run(publish::Publishing {
+                pipeline: pipeline.clone(),
+                ledger: self.ledger.clone(),
+                pool: self.publishing.clone(),
+                topology: self.topology.clone(),
+                lanes: config.lanes,
+                waves,
+                confirmed: confirmed.clone(),
+                answers: answers.clone(),
+            }));
+            lines.insert(pipeline.clone(), line);
+        }
+        helpers.spawn(record::run(self.ledger.clone(), confirmed_in, answers));
+        lines
+    }
+
+    /// What the ledger knows: everything that is out, and where something is pending.
     async fn start(&self, config: &Config) -> Result<Dispatcher, LedgerError> {
         let mut dispatcher = Dispatcher::new(&config.pipelines);
         for out in self.ledger.outs().await? {
@@ -126,108 +157,109 @@ impl DispatchStage {
                 tracing::warn!(batch.id = %batch, "a batch is out whose pipeline is not configured any more");
             }
         }
+        for pipeline in &self.paused {
+            dispatcher.pause(pipeline, true);
+        }
         let backlogs = self.ledger.backlogs(None).await?;
         tracing::info!(
             out = dispatcher.out(),
             backlogs = backlogs.len(),
             "dispatch starts"
         );
-        add(&mut dispatcher, &backlogs);
+        add(&mut dispatcher, &backlogs, Timestamp::now());
+        self.look_downstream(&mut dispatcher).await;
         Ok(dispatcher)
     }
 
-    /// Sends at most one wave. Whether there may be more when the publishing task has room.
+    /// Sends at most one wave of a pipeline, if its publishing task has room.
     async fn dispatch(
         &self,
         dispatcher: &mut Dispatcher,
-        waves: &mpsc::Sender<Vec<Dispatch>>,
-    ) -> bool {
-        let Ok(room) = waves.try_reserve() else {
-            return true;
+        pipeline: &PipelineName,
+        line: &mpsc::Sender<Vec<Dispatch>>,
+    ) {
+        let Ok(room) = line.try_reserve() else {
+            return;
         };
+        let now = Timestamp::now();
+        let mut wave = Vec::new();
         loop {
-            let now = Timestamp::now();
-            let reads = dispatcher.reads(now);
-            for read in &reads {
-                let page = match self
-                    .ledger
-                    .read_pending(&read.backlog, now, read.limit)
-                    .await
-                {
-                    Ok(page) => page,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot read what is pending");
-                        Page {
-                            batches: vec![],
-                            more_due: now.checked_add(LEDGER_PAUSE).ok(),
-                        }
-                    }
-                };
-                dispatcher.read(&read.backlog, page, now);
+            let limit = WAVE.saturating_sub(u32::try_from(wave.len()).unwrap_or(WAVE));
+            let taken = dispatcher.take(pipeline, now, limit);
+            wave.extend(taken.batches);
+            if taken.reads.is_empty() {
+                break;
             }
-            let wave = dispatcher.take(now, WAVE);
-            if !wave.is_empty() {
-                room.send(wave);
-                return true;
+            self.read(dispatcher, taken.reads, now).await;
+        }
+        if !wave.is_empty() {
+            room.send(wave);
+        }
+    }
+
+    /// Reads the pages that were asked for, a few at a time.
+    async fn read(&self, dispatcher: &mut Dispatcher, reads: Vec<Read>, now: Timestamp) {
+        let pages = futures::stream::iter(reads).map(async |read| {
+            let page = self.ledger.read_pending(&read.backlog, now, read.limit);
+            let page = page.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot read what is pending");
+                Page {
+                    batches: vec![],
+                    more_due: now.checked_add(LEDGER_PAUSE).ok(),
+                }
+            });
+            (read, page)
+        });
+        let mut pages = std::pin::pin!(pages.buffered(READS));
+        while let Some((read, page)) = pages.next().await {
+            dispatcher.page(&read, page, now);
+        }
+    }
+
+    /// Tells the dispatcher how much waits in the pipelines that others feed.
+    async fn look_downstream(&self, dispatcher: &mut Dispatcher) {
+        for (pipeline, enough) in dispatcher.looks() {
+            match self.ledger.waiting(&pipeline, enough).await {
+                Ok(waiting) => dispatcher.downstream(&pipeline, waiting),
+                Err(error) => {
+                    tracing::error!(%error, %pipeline, "cannot count what waits downstream");
+                }
             }
-            if reads.is_empty() {
-                return false;
-            }
+        }
+    }
+
+    /// Frees places of batches that the ledger does not have as out any more. There are none, unless news of a
+    /// batch was lost.
+    async fn compare(&self, dispatcher: &mut Dispatcher) {
+        let outs = match self.ledger.outs().await {
+            Ok(outs) => outs.into_iter().map(|out| out.id).collect(),
+            Err(error) => return tracing::error!(%error, "cannot read what is out"),
+        };
+        let lost = dispatcher.compare(&outs);
+        metrics::counter!("tidegate_places_freed_total").increment(lost.len() as u64);
+        for batch in lost {
+            tracing::warn!(batch.id = %batch, "a batch held a place in the window and is not out");
         }
     }
 
     async fn hear(&self, dispatcher: &mut Dispatcher, notice: Notice) {
-        match notice {
-            Notice::Slots(slots) => dispatcher.slots(&slots),
-            Notice::Settled(settled) => {
-                for settled in settled {
-                    // A duplicate says that the batch is final, so nothing of it can be out.
-                    if !matches!(settled.effect, Effect::Stale | Effect::Unknown) {
-                        dispatcher.settled(settled.batch);
-                    }
-                    add(dispatcher, &settled.backlogs);
-                }
-            }
-            Notice::Pending(backlogs) => add(dispatcher, &backlogs),
-            Notice::Stopped(_)
-            | Notice::Changed(_)
-            | Notice::PipelinePaused(..)
-            | Notice::Parked { .. } => {}
-            Notice::Accepted(run) => loop {
-                match self.ledger.backlogs(Some(run)).await {
-                    Ok(backlogs) => return add(dispatcher, &backlogs),
-                    Err(error) => tracing::error!(%error, run.id = %run, "cannot read a new run"),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(LEDGER_PAUSE) => {}
-                    () = self.draining.cancelled() => return,
-                }
-            },
+        if let Some(run) = hear(dispatcher, notice, Timestamp::now()) {
+            self.read_run(dispatcher, run).await;
         }
     }
-}
 
-fn add(dispatcher: &mut Dispatcher, backlogs: &[Backlog]) {
-    let now = Timestamp::now();
-    for backlog in backlogs {
-        if !dispatcher.pending(backlog, now) {
-            let pipeline = &backlog.id.pipeline;
-            tracing::warn!(%pipeline, run.id = %backlog.id.run, "batches wait for a pipeline that is not configured");
-        }
-    }
-}
-
-fn hear_answer(dispatcher: &mut Dispatcher, answer: Answer) {
-    match answer {
-        Answer::Recorded(batches) => dispatcher.recorded(&batches),
-        Answer::Gone(batches) => {
-            for dispatch in batches {
-                dispatcher.gone(&dispatch, Timestamp::now());
+    /// Learns what is pending of a run, as soon as the ledger says.
+    async fn read_run(&self, dispatcher: &mut Dispatcher, run: RunId) {
+        loop {
+            match self.ledger.backlogs(Some(run)).await {
+                Ok(backlogs) => return add(dispatcher, &backlogs, Timestamp::now()),
+                Err(error) => {
+                    tracing::error!(%error, run.id = %run, "cannot read what is pending of a run");
+                }
             }
-        }
-        Answer::Unpublished(batches) => {
-            for dispatch in batches {
-                dispatcher.unpublished(dispatch);
+            tokio::select! {
+                () = tokio::time::sleep(LEDGER_PAUSE) => {}
+                () = self.draining.cancelled() => return,
             }
         }
     }
@@ -242,7 +274,14 @@ fn pass_on_panic(ended: Result<(), JoinError>) {
     }
 }
 
-fn sleep_until_due(due: Option<Timestamp>) -> Duration {
+/// Ticks that are not made up for when the stage was busy. The first comes at once.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn until(due: Option<Timestamp>) -> Duration {
     let Some(due) = due else {
         return LONGEST_SLEEP;
     };

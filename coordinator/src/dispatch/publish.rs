@@ -1,4 +1,5 @@
-//! Publishes waves of batches, one after the other, on one confirming channel.
+//! Publishes one pipeline's waves of batches, one after the other, on a confirming channel of its own. So a
+//! pipeline whose queue refuses or does not answer waits alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,19 +9,20 @@ use shared::backoff::Backoff;
 use shared::batch::Batch;
 use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
 use shared::id::BatchId;
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use shared::topology;
 use tokio::sync::mpsc;
 
-use super::Answer;
 use super::dispatcher::Dispatch;
+use super::hearing::Answer;
 use crate::ledger::{DispatchLedger, LedgerError, PendingBatch};
 use crate::topology::Topology;
 
-/// Most payload bytes published as one group: what is read from the ledger at once stays bounded.
-const WAVE_BYTES: usize = 8 * 1024 * 1024;
+/// Most payload bytes that a pipeline publishes as one group: what is read from the ledger at once stays bounded.
+const WAVE_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) struct Publishing {
+    pub(super) pipeline: PipelineName,
     pub(super) ledger: Arc<dyn DispatchLedger>,
     pub(super) pool: PublishingPool,
     pub(super) topology: Topology,
@@ -48,16 +50,17 @@ pub(super) async fn run(mut stage: Publishing) {
     let mut publisher = stage.pool.publisher();
     let mut failures = 0;
     while let Some(wave) = stage.waves.recv().await {
+        // The next wave can be made while this one is published. The receiver is gone only when the stage is.
+        let _ = stage.answers.send(Answer::Room).await;
         for group in by_bytes(wave) {
             let (left, result) = stage.publish(&mut publisher, group).await;
             match result {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(%error, batches = left.len(), "could not publish, trying again");
+                    tracing::warn!(%error, pipeline = %stage.pipeline, batches = left.len(), "could not publish, trying again");
                     metrics::counter!("tidegate_publish_failures_total").increment(1);
-                    // The receiver is gone only when the whole stage is.
-                    let _ = stage.answers.send(Answer::Unpublished(left)).await;
+                    let _ = stage.answers.send(Answer::Returned(left)).await;
                     stage.mend(&error).await;
                     tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
                 }
@@ -85,6 +88,7 @@ impl Publishing {
             Ok(verdicts) => verdicts,
             Err(error) => return (group, Err(error.into())),
         };
+        shared::failpoint::reach("c.confirm.received");
         metrics::histogram!("tidegate_publish_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_publish_group_batches")
             .record(crate::metrics::size(messages.len()));
@@ -158,7 +162,7 @@ impl Publishing {
             }
         }
         if !gone.is_empty() {
-            let _ = self.answers.send(Answer::Gone(gone)).await;
+            let _ = self.answers.send(Answer::Returned(gone)).await;
         }
         (waiting, kept)
     }

@@ -10,7 +10,7 @@ use shared::id::BatchId;
 use shared::name::Attempt;
 use tokio::sync::mpsc;
 
-use super::Answer;
+use super::hearing::Answer;
 use crate::ledger::DispatchLedger;
 
 /// Most attempts of one transaction.
@@ -38,8 +38,8 @@ pub(super) async fn run(
             tracing::error!(%error, batches = group.len(), "cannot record what is out, trying again");
             tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
         }
+        shared::failpoint::reach("c.published.committed");
         metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
-        let recorded = group.into_iter().map(|(batch, _)| batch).collect();
-        let _ = answers.send(Answer::Recorded(recorded)).await;
+        let _ = answers.send(Answer::Recorded(group)).await;
     }
 }

@@ -69,9 +69,9 @@ impl Doctor {
             body: Vec::new(),
         };
         let mut publisher = self.publishing.publisher();
-        let published = timeout(PATIENCE, publisher.publish(&[message])).await;
+        let answered = timeout(PATIENCE, publisher.publish(&[message])).await;
         let is_blocked = self.publishing.is_blocked().await;
-        match published {
+        match answered {
             _ if is_blocked => Check::fail(NAME, "the broker takes no publishes now").advise(
                 "memory or disk run short there (`rabbitmq-diagnostics alarms`): free some; batches stay in the \
                  ledger meanwhile",

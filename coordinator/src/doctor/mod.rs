@@ -2,6 +2,7 @@
 //! is wrong and what to do about it. It changes nothing.
 
 mod broker;
+mod levels;
 mod version;
 mod workers;
 
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::ledger::OperatorViews;
+use crate::levels::SharedLevels;
 use crate::presence::SharedFleet;
 
 /// Longest wait for any one part: whoever asks is waiting.
@@ -36,6 +38,8 @@ pub struct Doctor {
     pub ledger: Arc<dyn OperatorViews>,
     /// The live workers.
     pub fleet: SharedFleet,
+    /// Whether something piles up.
+    pub levels: SharedLevels,
 }
 
 /// What the doctor found.
@@ -131,6 +135,7 @@ impl Doctor {
         let mut checks = broker;
         checks.push(consumer_timeout(&self.config));
         checks.extend(ledger);
+        checks.push(levels::check(&self.levels.view()));
         checks.extend(self.workers().await);
         checks.push(Check::unknown(
             "sink",

@@ -21,7 +21,12 @@ impl Doctor {
             Ok(Ok(counts)) => counts,
             _ => Vec::new(),
         };
-        vec![presence(&workers, &counts), versions(&workers)]
+        vec![
+            presence(&workers, &counts),
+            versions(&workers),
+            lanes(&workers, self.config.lanes),
+            clocks(&workers),
+        ]
     }
 }
 
@@ -73,5 +78,42 @@ fn versions(workers: &[Worker]) -> Check {
             format!("some are {}, the coordinator is {OWN}", others.join(", ")),
         )
         .advise("fine during an upgrade; otherwise finish it")
+    }
+}
+
+/// Whether they consume the queues that the coordinator fills.
+fn lanes(workers: &[Worker], own: u16) -> Check {
+    const NAME: &str = "workers.lanes";
+    let others: Vec<String> = workers
+        .iter()
+        .filter_map(|worker| Some((worker, worker.lanes.filter(|lanes| *lanes != own)?)))
+        .map(|(worker, lanes)| format!("{} has {lanes}", worker.worker))
+        .collect();
+    if others.is_empty() {
+        Check::ok(NAME, format!("all have {own}, as the coordinator"))
+    } else {
+        Check::fail(
+            NAME,
+            format!("{}; the coordinator has {own}", others.join(", ")),
+        )
+        .advise("give all of them the same `lanes`: some queues have no worker")
+    }
+}
+
+/// Whether their clocks agree with the coordinator's. Nothing depends on it but what people read in logs.
+fn clocks(workers: &[Worker]) -> Check {
+    const NAME: &str = "workers.clocks";
+    const MOST_MS: u64 = 5_000;
+    let others: Vec<String> = workers
+        .iter()
+        .filter_map(|worker| Some((worker, worker.clock_skew_ms?)))
+        .filter(|(_, skew)| skew.unsigned_abs() > MOST_MS)
+        .map(|(worker, skew)| format!("{} by {skew} ms", worker.worker))
+        .collect();
+    if others.is_empty() {
+        Check::ok(NAME, "all agree with the coordinator's within 5 s")
+    } else {
+        Check::warn(NAME, format!("some are off: {}", others.join(", ")))
+            .advise("synchronise them (NTP): times in logs cannot be compared")
     }
 }

@@ -107,6 +107,7 @@ pub(super) fn settle<R: Copy + Ord>(
             };
             Settled {
                 batch: outcome.batch,
+                attempt: outcome.attempt,
                 effect,
                 backlogs,
             }

@@ -90,6 +90,8 @@ pub trait DispatchLedger: Send + Sync + 'static {
         dispatched: &[(BatchId, Attempt)],
         now: Timestamp,
     ) -> Result<(), LedgerError>;
+    /// How many batches of running runs are pending in this pipeline, counted up to `enough`.
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError>;
 }
 
 /// What settlement, and whoever else knows what became of an attempt, needs.
@@ -192,7 +194,7 @@ pub trait MemoryLedger: Send + Sync + 'static {
 /// What kind of thing is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// State of a limit, by limit and key.
+    /// State of a limit, by its name.
     Limit,
     /// Time up to which a schedule was looked after, by its name.
     Schedule,
@@ -396,6 +398,8 @@ pub struct OutBatch {
 pub struct Settled {
     /// Whose outcome it was.
     pub batch: BatchId,
+    /// Of which attempt.
+    pub attempt: Attempt,
     /// What it did to the batch.
     pub effect: Effect,
     /// Backlogs that are not empty because of it: the batch's own when it goes out again, its follow-ups'.

@@ -1,6 +1,9 @@
 //! Tells the workers which runs were cancelled and still have batches out, over `tidegate.control`: at
 //! once when that changes, and again every two seconds, because the messages are transient and workers
 //! come and go. Nothing depends on it but work that is saved.
+//!
+//! It speaks also when there is nothing to say: a broker that blocks publishers tells only those who
+//! publish, and an idle coordinator should know it as well.
 
 use std::convert::Infallible;
 
@@ -41,7 +44,7 @@ impl ControlStage {
             if speaks {
                 let messages = [self.message(cancelled)];
                 tokio::select! {
-                    published = publisher.publish(&messages) => if let Err(error) = published {
+                    answer = publisher.publish(&messages) => if let Err(error) = answer {
                         // The next one comes in two seconds.
                         tracing::debug!(%error, "a control message was not published");
                     },
@@ -54,7 +57,7 @@ impl ControlStage {
                     self.draining.cancelled().await;
                     return Ok(());
                 },
-                () = tokio::time::sleep(INTERVAL), if speaks => {}
+                () = tokio::time::sleep(INTERVAL) => {}
                 () = self.draining.cancelled() => return Ok(()),
             }
         }

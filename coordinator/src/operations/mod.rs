@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use shared::id::RunId;
 use shared::name::PipelineName;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa::ToSchema;
 
 use crate::ledger::{DeadFilter, LedgerError, OperationsLedger, OperatorViews};
 use crate::notice::Notice;
@@ -59,11 +61,14 @@ pub enum OperationError {
 }
 
 /// What a redrive or discard did, or would do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Handled {
-    /// How many batches.
+    /// How many batches; with `dry_run`: how many match, those of cancelled runs included, which a redrive
+    /// leaves.
     pub batches: u64,
-    /// The process drains: there are more, and doing it again does the rest.
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// The coordinator stops: there are more, and doing it again does the rest.
     pub interrupted: bool,
 }
 
@@ -119,10 +124,13 @@ impl Operations {
         Ok(())
     }
 
-    /// How many batches a redrive or discard with this filter is about. Those of cancelled runs count,
-    /// although a redrive leaves them.
-    pub async fn matching(&self, filter: &DeadFilter) -> Result<u64, LedgerError> {
-        self.views.count_dead(filter).await
+    /// What a redrive or discard with this filter would do.
+    pub async fn matching(&self, filter: &DeadFilter) -> Result<Handled, LedgerError> {
+        Ok(Handled {
+            batches: self.views.count_dead(filter).await?,
+            dry_run: true,
+            interrupted: false,
+        })
     }
 
     /// Makes dead batches pending again: at once, or so many a second. Those of cancelled runs stay dead.
@@ -162,10 +170,10 @@ impl Operations {
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches redriven");
                 metrics::counter!("tidegate_redriven_total").increment(batches);
-                let interrupted = !done;
                 return Ok(Handled {
                     batches,
-                    interrupted,
+                    dry_run: false,
+                    interrupted: !done,
                 });
             }
             from = from.checked_add(spacing * CHUNK).unwrap_or(Timestamp::MAX);
@@ -182,10 +190,10 @@ impl Operations {
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches discarded");
                 metrics::counter!("tidegate_discarded_total").increment(batches);
-                let interrupted = !done;
                 return Ok(Handled {
                     batches,
-                    interrupted,
+                    dry_run: false,
+                    interrupted: !done,
                 });
             }
         }

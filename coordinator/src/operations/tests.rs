@@ -11,7 +11,8 @@ use super::cancel::CancelStage;
 use super::*;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{
-    Judged, LedgerViews, NewBatch, NewRun, SettlementLedger, SubmissionLedger, Verdict,
+    DispatchLedger, Judged, LedgerViews, NewBatch, NewRun, SettlementLedger, SubmissionLedger,
+    Verdict,
 };
 use crate::run::BatchState;
 
@@ -144,7 +145,6 @@ async fn a_cancelled_run_is_cancelled_batch_by_batch_also_after_a_restart() {
     let (run, batches) = fixture.run(25).await;
     // Two are out.
     let out: Vec<_> = batches[..2].iter().map(|b| (*b, Attempt::new(1))).collect();
-    use crate::ledger::DispatchLedger;
     fixture
         .ledger
         .record_out(&out, Timestamp::now())
@@ -216,9 +216,13 @@ async fn dead_batches_are_redriven_by_filter_and_discarded_for_good() {
         ..DeadFilter::default()
     };
     let operations = fixture.operations.clone();
-    assert_eq!(operations.matching(&of(run)).await.unwrap(), 10);
+    assert_eq!(operations.matching(&of(run)).await.unwrap().batches, 10);
     assert_eq!(
-        operations.matching(&DeadFilter::default()).await.unwrap(),
+        operations
+            .matching(&DeadFilter::default())
+            .await
+            .unwrap()
+            .batches,
         13
     );
 
@@ -251,7 +255,11 @@ async fn dead_batches_are_redriven_by_filter_and_discarded_for_good() {
     let counts = fixture.ledger.run(other).await.unwrap().unwrap().batches;
     assert_eq!((counts.dead, counts.cancelled), (0, 3));
     assert_eq!(
-        operations.matching(&DeadFilter::default()).await.unwrap(),
+        operations
+            .matching(&DeadFilter::default())
+            .await
+            .unwrap()
+            .batches,
         0
     );
 }

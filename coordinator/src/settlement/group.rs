@@ -97,6 +97,7 @@ mod tests {
     fn settled(judged: &Judged, effect: Effect) -> Settled {
         Settled {
             batch: judged.batch,
+            attempt: judged.attempt,
             effect,
             backlogs: vec![],
         }

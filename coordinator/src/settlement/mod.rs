@@ -9,7 +9,7 @@
 mod group;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -52,10 +52,47 @@ pub struct SettlementStage {
     pub lanes: u16,
     /// Retry policies.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// Shows how far this has got.
+    pub pulse: Arc<Mutex<Pulse>>,
     /// Tells the dispatcher.
     pub notices: mpsc::Sender<Notice>,
     /// Ends the stage after the group at hand.
     pub draining: CancellationToken,
+}
+
+/// How far settlement has got.
+#[derive(Debug)]
+pub struct Pulse {
+    /// Whether it waits, because everything that has arrived is settled.
+    idle: bool,
+    /// While it does not: everything that had arrived before then is settled.
+    caught_up: Instant,
+}
+
+impl Pulse {
+    /// Nothing is settled yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            idle: false,
+            caught_up: now,
+        }
+    }
+
+    /// Everything that had arrived before then is settled.
+    #[must_use]
+    pub fn caught_up(&self, now: Instant) -> Instant {
+        if self.idle { now } else { self.caught_up }
+    }
+}
+
+/// Ends a [`SettlementStage::rest`].
+struct Resting<'a>(&'a SettlementStage);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.pulse().idle = false;
+    }
 }
 
 /// A delivery and the lane that it came from.
@@ -87,9 +124,14 @@ impl Consumer for SettlementStage {
         }
         let mut deliveries = select_all(streams);
         loop {
-            let first = tokio::select! {
-                first = deliveries.next() => first,
-                () = self.draining.cancelled() => return Ok(()),
+            let first = if let Some(first) = deliveries.next().now_or_never() {
+                first
+            } else {
+                let _resting = self.rest();
+                tokio::select! {
+                    first = deliveries.next() => first,
+                    () = self.draining.cancelled() => return Ok(()),
+                }
             };
             let Some(first) = first else {
                 return Err(BrokerError::Lost("no lane is left".into()).into());
@@ -101,6 +143,19 @@ impl Consumer for SettlementStage {
 }
 
 impl SettlementStage {
+    /// Says that nothing is left to settle, for as long as the answer lives.
+    fn rest(&self) -> Resting<'_> {
+        *self.pulse() = Pulse {
+            idle: true,
+            caught_up: Instant::now(),
+        };
+        Resting(self)
+    }
+
+    fn pulse(&self) -> std::sync::MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Settles the first message and everything that is already here, then acks it all.
     async fn settle_group<S>(
         &self,
@@ -134,8 +189,13 @@ impl SettlementStage {
                 None
             };
         }
+        shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
         let settled = self.settle(&group.outcomes).await;
+        shared::failpoint::reach("c.outcome.committed");
+        if group.outcomes.len() < GROUP {
+            self.pulse().caught_up = started;
+        }
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.outcomes.len()));
@@ -150,6 +210,7 @@ impl SettlementStage {
         for (lane, ack) in acks {
             lanes[lane].ack(ack).await?;
         }
+        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 
@@ -293,11 +354,13 @@ impl SettlementStage {
     }
 
     fn policy(&self, pipeline: &PipelineName) -> RetryPolicy {
-        let config = self.pipelines.get(pipeline).cloned().unwrap_or_default();
-        RetryPolicy {
+        let policy = |config: &PipelineConfig| RetryPolicy {
             max_attempts: config.max_attempts,
             backoff: config.backoff(),
-        }
+        };
+        self.pipelines
+            .get(pipeline)
+            .map_or_else(|| policy(&PipelineConfig::default()), policy)
     }
 }
 

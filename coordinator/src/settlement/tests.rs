@@ -25,6 +25,7 @@ impl SettlementLedger for Damaged {
         }
         let completed = |judged: &Judged| Settled {
             batch: judged.batch,
+            attempt: judged.attempt,
             effect: Effect::Completed,
             backlogs: vec![],
         };
@@ -41,6 +42,7 @@ fn stage(ledger: Damaged) -> SettlementStage {
         connector,
         lanes: 1,
         pipelines: [(configured, PipelineConfig::default())].into(),
+        pulse: Arc::new(Mutex::new(Pulse::new(Instant::now()))),
         notices: mpsc::channel(1).0,
         draining: CancellationToken::new(),
     }

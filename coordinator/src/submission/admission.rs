@@ -45,7 +45,7 @@ pub struct NoWebhooks;
 
 impl WebhookCheck for NoWebhooks {
     fn check(&self, _: &str) -> Result<(), String> {
-        Err("no host is allowed: set webhooks.hosts".to_owned())
+        Err("no host may be called: name some in webhooks.allow".to_owned())
     }
 }
 

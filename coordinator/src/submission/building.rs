@@ -87,12 +87,16 @@ impl Building {
     /// Makes the run exist, or removes it.
     pub(super) async fn accept(mut self, digest: [u8; 32]) -> Result<Run, LedgerError> {
         let accepted = match (self.appended().await, self.run) {
-            (Ok(()), Some(run)) => self.ledger.accept(run, &digest).await,
+            (Ok(()), Some(run)) => {
+                shared::failpoint::reach("c.ledger.before_commit");
+                self.ledger.accept(run, &digest).await
+            }
             (Err(error), _) => Err(error),
             (Ok(()), None) => unreachable!("accepting and removing use the run up"),
         };
         match accepted {
             Ok(run) => {
+                shared::failpoint::reach("c.ledger.committed");
                 self.run = None;
                 Ok(run)
             }

@@ -136,6 +136,7 @@ pub enum LineProblem {
 }
 
 /// The stage.
+#[derive(Clone)]
 pub struct SubmissionStage {
     /// Where runs are recorded.
     pub ledger: Arc<dyn SubmissionLedger>,
@@ -281,6 +282,7 @@ impl SubmissionStage {
         if batches.is_empty() {
             return Ok(());
         }
+        shared::failpoint::reach("c.submit.parsed");
         let count = batches.len() as u64;
         self.room
             .reserve(&*self.ledger, building.reserved(), count)

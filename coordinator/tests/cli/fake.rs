@@ -7,10 +7,15 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use coordinator::doctor::{Check, Diagnosis, Finding};
 use coordinator::fleet::Worker;
-use coordinator::run::{BatchCounts, DeadBatch, Priority, Run, RunState};
+use coordinator::operations::Handled;
+use coordinator::run::{
+    AttemptRecord, BatchCounts, BatchDetail, BatchState, DeadBatch, PipelineView, Priority, Run,
+    RunState,
+};
 use futures::stream;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -36,6 +41,8 @@ struct Record {
     requests: usize,
     authorizations: Vec<String>,
     last_query: String,
+    /// Method, path and query.
+    last_request: String,
     submissions: Vec<Submission>,
     broken_submissions: usize,
     questions: usize,
@@ -44,6 +51,7 @@ struct Record {
     runs: Vec<Run>,
     dead: Vec<DeadBatch>,
     workers: Vec<Worker>,
+    finding: Option<Finding>,
 }
 
 /// A submission whose body came in whole.
@@ -74,6 +82,13 @@ impl Fake {
             .route("/api/v1/runs/{id}", get(one_run))
             .route("/api/v1/dead", get(dead))
             .route("/api/v1/workers", get(workers))
+            .route("/api/v1/runs/{id}/{order}", post(order))
+            .route("/api/v1/batches/{id}", get(batch))
+            .route("/api/v1/dead/{order}", post(handled))
+            .route("/api/v1/pipelines", get(pipelines))
+            .route("/api/v1/pipelines/{name}/{order}", post(one_pipeline))
+            .route("/api/v1/schedules", get(schedules))
+            .route("/api/v1/doctor", get(doctor))
             .layer(axum::middleware::from_fn_with_state(shared.clone(), record))
             .with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, api).await });
@@ -114,6 +129,15 @@ impl Fake {
 
     pub(crate) fn authorizations(&self) -> Vec<String> {
         self.lock().authorizations.clone()
+    }
+
+    /// Has a doctor who finds this.
+    pub(crate) fn finds(&self, finding: Finding) {
+        self.lock().finding = Some(finding);
+    }
+
+    pub(crate) fn last_request(&self) -> String {
+        self.lock().last_request.clone()
     }
 
     pub(crate) fn last_query(&self) -> String {
@@ -162,6 +186,7 @@ async fn record(
             .query()
             .unwrap_or_default()
             .clone_into(&mut record.last_query);
+        record.last_request = format!("{} {}", request.method(), request.uri());
         if let Some(value) = request.headers().get(header::AUTHORIZATION) {
             record
                 .authorizations
@@ -238,6 +263,94 @@ async fn workers(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "workers": shared.state.lock().unwrap().workers }))
 }
 
+async fn order() -> Json<Run> {
+    Json(Run {
+        state: RunState::Paused,
+        ..run()
+    })
+}
+
+async fn batch() -> Json<BatchDetail> {
+    Json(BatchDetail {
+        batch: BatchId::generate(),
+        run: RunId::generate(),
+        pipeline: PipelineName::new("hashes").unwrap(),
+        key: Key::default(),
+        state: BatchState::Dead,
+        attempts: 1,
+        failures: 1,
+        since: Timestamp::UNIX_EPOCH,
+        reason: Some("poison".into()),
+        error: Some("it broke".into()),
+        payload: serde_json::value::to_raw_value(&json!({"n": 1})).unwrap(),
+        history: vec![AttemptRecord {
+            attempt: 1,
+            worker: Some(Instance::from("worker-7".to_owned())),
+            out_at: None,
+            settled_at: Timestamp::UNIX_EPOCH,
+            took_ms: Some(42),
+            verdict: "poison".into(),
+            error: Some("it \u{1b}[31mbroke".into()),
+        }],
+    })
+}
+
+async fn handled(request: Request) -> Json<Handled> {
+    let query = request.uri().query().unwrap_or_default();
+    Json(Handled {
+        batches: 1_200,
+        dry_run: query.contains("dry_run=true"),
+        interrupted: false,
+    })
+}
+
+async fn pipelines() -> Json<Value> {
+    Json(json!({ "pipelines": [pipeline(false)] }))
+}
+
+async fn schedules() -> Json<Value> {
+    let schedule = json!({
+        "schedule": "nightly", "cron": "0 3 * * *", "timezone": "America/Los_Angeles",
+        "pipeline": "gsc.plan", "enabled": true, "next": "2026-01-02T11:00:00Z"
+    });
+    Json(json!({ "schedules": [schedule] }))
+}
+
+async fn one_pipeline() -> Json<PipelineView> {
+    Json(pipeline(true))
+}
+
+fn pipeline(paused: bool) -> PipelineView {
+    PipelineView {
+        pipeline: PipelineName::new("hashes").unwrap(),
+        configured: true,
+        paused,
+        pending: 7,
+        out: 3,
+        slots: 16,
+        window: 64,
+    }
+}
+
+async fn doctor(State(shared): State<Arc<Shared>>) -> Json<Diagnosis> {
+    let finding = shared.state.lock().unwrap().finding.unwrap_or(Finding::Ok);
+    let checks = vec![
+        Check {
+            name: "ledger".into(),
+            finding: Finding::Ok,
+            detail: "answered".into(),
+            advice: None,
+        },
+        Check {
+            name: "broker".into(),
+            finding,
+            detail: "cannot be reached".into(),
+            advice: Some("start it".into()),
+        },
+    ];
+    Json(Diagnosis { finding, checks })
+}
+
 /// A run of which nothing has happened yet.
 pub(crate) fn run() -> Run {
     Run {
@@ -276,5 +389,7 @@ fn worker() -> Worker {
         holding: vec![],
         draining: false,
         seen_ms_ago: 12,
+        lanes: Some(2),
+        clock_skew_ms: Some(-3),
     }
 }

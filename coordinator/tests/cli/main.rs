@@ -6,6 +6,7 @@
 )]
 
 mod fake;
+mod operate;
 mod submit;
 mod watch;
 
@@ -101,7 +102,7 @@ async fn version_and_help_need_no_coordinator() {
 async fn a_wrong_command_line_is_named_and_costs_nothing() {
     let fake = Fake::start().await;
     let id = fake::run().run.to_string();
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 24] = [
         (&[], "Usage:"),
         (&["run"], "Usage:"),
         (&["sumbit"], "'submit'"),
@@ -151,6 +152,14 @@ async fn a_wrong_command_line_is_named_and_costs_nothing() {
             "--days",
         ),
         (&["run", "show", &id, "--josn"], "--json"),
+        (&["run", "cancel"], "<ID>"),
+        (&["run", "prioritize", &id, "urgent"], "low, normal, high"),
+        (&["batch", "show", "7"], "<ID>"),
+        (&["dead", "redrive"], "--all"),
+        (&["dead", "discard", "--dry-run"], "--reason"),
+        (&["dead", "discard", "--all", "--reason", "x"], "--all"),
+        (&["dead", "redrive", "--all", "--rate", "0"], "1..=100000"),
+        (&["dead", "list", "--older-than", "10"], "such as"),
     ];
     for (arguments, expected) in cases {
         run(&fake, arguments)

@@ -133,3 +133,32 @@ async fn a_run_that_is_unknown_is_not_waited_for() {
         .ended_with(exit::BAD_INPUT)
         .prints_nothing();
 }
+
+#[tokio::test]
+async fn a_paused_run_is_waited_for_and_a_cancelled_one_until_nothing_is_out() {
+    let fake = Fake::start().await;
+    let stopped = |state: RunState, out: u64| {
+        let mut run = at(4, 0);
+        run.state = state;
+        run.batches.pending = 0;
+        run.batches.out = out;
+        run.batches.cancelled = 6 - out;
+        is(run)
+    };
+    let paused = Run {
+        state: RunState::Paused,
+        ..at(4, 0)
+    };
+    fake.answers([
+        is(at(0, 0)),
+        is(paused),
+        is(at(4, 0)),
+        stopped(RunState::Cancelled, 2),
+        stopped(RunState::Cancelled, 0),
+    ]);
+    let id = fake::run().run.to_string();
+    let output = run(&fake, &["run", "watch", &id, "--json"]).await;
+    let document = output.ended_with(exit::FAILED).document();
+    assert_eq!(document["state"], "cancelled");
+    assert_eq!(document["batches"]["cancelled"], 6);
+}

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime, Timeouts};
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::publisher::ConfirmingChannel;
-use super::{BrokerError, Deliveries, Greeting, Publisher, Settle, greeting, subscription};
+use super::{
+    Answering, BrokerError, Deliveries, Greeting, Publisher, Settle, greeting, subscription,
+};
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
@@ -206,22 +208,36 @@ impl PublishingPool {
         connection.is_ok_and(|connection| connection.status().blocked())
     }
 
+    /// What sends answers, for one task.
+    #[must_use]
+    pub fn answering(&self) -> Answering {
+        Answering::new(self.clone(), self.answer_timeout)
+    }
+
     /// A channel of its own. The connection goes back to the pool at once: it is shared, and the channel
     /// keeps it open.
     pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {
-        let connection: Object = match self.pool.get().await {
-            Ok(connection) => connection,
-            Err(PoolError::Backend(error)) => {
-                return Err(BrokerError::connecting(&self.address, &error));
-            }
-            Err(error) => {
-                let problem = error.to_string();
-                return Err(BrokerError::Unreachable {
-                    address: self.address.clone(),
-                    problem,
-                });
-            }
-        };
+        let connection = self.connection().await?;
         ConfirmingChannel::open(&connection, self.answer_timeout).await
+    }
+
+    /// The same without confirms.
+    pub(super) async fn plain_channel(&self) -> Result<Channel, BrokerError> {
+        let connection = self.connection().await?;
+        timeout(self.answer_timeout, connection.create_channel())
+            .await
+            .map_err(|_| BrokerError::Timeout("opening a channel"))?
+            .map_err(|error| BrokerError::about("a channel", &error))
+    }
+
+    async fn connection(&self) -> Result<Object, BrokerError> {
+        match self.pool.get().await {
+            Ok(connection) => Ok(connection),
+            Err(PoolError::Backend(error)) => Err(BrokerError::connecting(&self.address, &error)),
+            Err(error) => Err(BrokerError::Unreachable {
+                address: self.address.clone(),
+                problem: error.to_string(),
+            }),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ, as both sides use it: connecting, declaring, publishing with confirms, consuming, acking.
+//! RabbitMQ, as both sides use it: connecting, declaring, publishing with confirms, consuming, acking, asking.
 //!
 //! Rules that lapin and RabbitMQ impose, kept here so that no stage has to know them: publishing and
 //! consuming use separate connections (a blocked connection writes nothing, not even acks); lapin's own
@@ -6,6 +6,7 @@
 //! owns each confirming channel (confirms are attributed wrongly otherwise).
 
 mod acks;
+mod asking;
 mod connection;
 mod declare;
 mod depth;
@@ -15,6 +16,7 @@ mod publisher;
 mod subscription;
 
 pub use acks::{Ack, AckWindow};
+pub use asking::{Answering, AskingChannel, Replies, Reply};
 pub use connection::{Connector, PublishingPool};
 pub use declare::{check, declare, declare_own_queue};
 pub use depth::{Depth, depths};

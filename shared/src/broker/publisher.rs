@@ -1,4 +1,4 @@
-//! Publishing: persistent, mandatory, confirmed. There is no other way to publish.
+//! Publishing: mandatory and confirmed, always. Only answers to questions go out otherwise (`asking`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::time::timeout;
 
 use super::{BrokerError, PublishingPool};
+use crate::topology::{OUTCOMES, WORK};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -97,8 +98,13 @@ impl ConfirmingChannel {
         })
     }
 
+    /// The channel, to consume from as well.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Publishes a group without waiting in between, then waits for every confirm.
-    async fn publish(&self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
+    pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Verdict>, BrokerError> {
         let confirmations = timeout(self.answer_timeout, self.publish_and_confirm(messages))
             .await
             .map_err(|_| BrokerError::Timeout("confirming a publish"))?
@@ -125,7 +131,17 @@ impl ConfirmingChannel {
         for published in join_all(publishing).await {
             confirming.push(published?);
         }
+        crate::failpoint::reach(sent(messages));
         join_all(confirming).await.into_iter().collect()
+    }
+}
+
+/// The fail point at which these messages are under way.
+fn sent(messages: &[Message]) -> &'static str {
+    match messages.first().map(|message| message.exchange) {
+        Some(WORK) => "c.publish.sent",
+        Some(OUTCOMES) => "w.outcome.sent",
+        _ => "other.sent",
     }
 }
 

@@ -92,6 +92,12 @@ impl Settle {
         &self.queue
     }
 
+    /// Whether anything that is settled here still reaches the broker.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     /// Stops new deliveries; what was delivered can still be acked.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
         let cancelling = self

@@ -46,8 +46,9 @@ impl ConfigError {
             None => String::new(),
         };
         match &error.kind {
+            // The path leads to the key itself.
             Kind::UnknownField(key, known) => Self::UnknownKey {
-                key: [error.path.clone(), vec![key.clone()]].concat().join("."),
+                key: error.path.join("."),
                 place,
                 suggestion: suggest(key, known),
             },

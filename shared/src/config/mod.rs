@@ -7,10 +7,16 @@
 mod api;
 mod broker;
 mod error;
+mod levels;
+mod limits;
 mod pipeline;
+mod reconcile;
+mod schedules;
 mod search_console;
 mod sections;
 mod span;
+mod webhooks;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,13 +28,19 @@ use serde::Deserialize;
 pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
 pub use error::ConfigError;
+pub use levels::LevelsConfig;
+pub use limits::{LimitConfig, LimitScope, Rate};
 pub use pipeline::{HandlerKind, PipelineConfig};
+pub use reconcile::ReconcileConfig;
+pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
 pub use span::Span;
+pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
+pub use weight::{Weight, WeightError};
 
-use crate::name::PipelineName;
-use crate::search_console::{PLAN_PIPELINE, SLICE_PIPELINE};
+use crate::name::{LimitName, PipelineName};
+use crate::search_console::{PIPELINE_LIMITS, PLAN_PIPELINE, SLICE_PIPELINE};
 
 /// The file that is read when `--config` names none and it exists.
 pub const DEFAULT_FILE: &str = "tidegate.toml";
@@ -52,12 +64,22 @@ pub struct Config {
     pub sink: SinkConfig,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
+    /// When a batch is taken for lost.
+    pub reconcile: ReconcileConfig,
+    /// From when on something piles up.
+    pub levels: LevelsConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// The Search Console job.
     pub search_console: SearchConsoleConfig,
+    /// Limits by name. Those of the Search Console job are always there.
+    pub limits: BTreeMap<LimitName, LimitConfig>,
     /// Kinds of work by name. The Search Console pipelines are always there.
     pub pipelines: BTreeMap<PipelineName, PipelineConfig>,
+    /// What is submitted by itself, by name.
+    pub schedules: BTreeMap<ScheduleName, ScheduleConfig>,
+    /// Completion webhooks.
+    pub webhooks: WebhooksConfig,
 }
 
 impl Default for Config {
@@ -69,9 +91,14 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
             api: ApiConfig::default(),
+            reconcile: ReconcileConfig::default(),
+            levels: LevelsConfig::default(),
             worker: WorkerConfig::default(),
             search_console: SearchConsoleConfig::default(),
+            limits: BTreeMap::new(),
             pipelines: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            webhooks: WebhooksConfig::default(),
         }
     }
 }
@@ -96,7 +123,9 @@ impl Config {
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let mut config: Self = figment
+        let built_in = Figment::from(Toml::string(limits::SEARCH_CONSOLE_LIMITS));
+        let mut config: Self = built_in
+            .merge(figment)
             .extract()
             .map_err(|e| ConfigError::from_figment(&e))?;
         config.add_search_console_pipelines();
@@ -116,6 +145,17 @@ impl Config {
             pipeline
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);
+            for name in PIPELINE_LIMITS {
+                let name = LimitName::new(name).expect("the built-in names are well-formed");
+                if !pipeline.limits.contains(&name) {
+                    pipeline.limits.push(name);
+                }
+            }
+        }
+        let [plan, slice] = [PLAN_PIPELINE, SLICE_PIPELINE]
+            .map(|name| PipelineName::new(name).expect("the built-in names are well-formed"));
+        if let Some(plan) = self.pipelines.get_mut(&plan) {
+            plan.feeds.insert(slice);
         }
     }
 
@@ -128,17 +168,45 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
+        self.reconcile.check()?;
+        self.levels.check()?;
         self.worker.check()?;
-        self.search_console.check()?;
+        for (name, limit) in &self.limits {
+            limit.check(name)?;
+        }
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name)?;
+            if let Some(unknown) = pipeline
+                .limits
+                .iter()
+                .find(|l| !self.limits.contains_key(l))
+            {
+                return Err(self.unknown_limit(name, unknown));
+            }
         }
+        pipeline::check_feeds(&self.pipelines)?;
+        ScheduleConfig::check_count(self.schedules.len())?;
+        for (name, schedule) in &self.schedules {
+            schedule.check(name, |pipeline| self.pipelines.contains_key(pipeline))?;
+        }
+        self.webhooks.check()?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));
             }
         }
         Ok(())
+    }
+
+    fn unknown_limit(&self, pipeline: &PipelineName, limit: &LimitName) -> ConfigError {
+        let known: Vec<&str> = self.limits.keys().map(LimitName::as_str).collect();
+        ConfigError::wrong(
+            format!("pipelines.{pipeline}.limits"),
+            format!(
+                "names {limit}, which is not configured; configured are {}",
+                known.join(", ")
+            ),
+        )
     }
 
     fn unknown_served_pipeline(&self, name: &PipelineName) -> ConfigError {

@@ -1,10 +1,12 @@
 //! `[pipelines.<name>]`: what a kind of work is, how it is retried, how much of it is out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
 
-use super::{ConfigError, Span};
+use super::{ConfigError, Span, Weight};
 use crate::backoff::Backoff;
-use crate::name::PipelineName;
+use crate::name::{Key, LimitName, PipelineName};
 
 /// A kind of work. The coordinator reads windows and retries, the worker reads handler and deadline.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +37,19 @@ pub struct PipelineConfig {
     pub window_max: u32,
     /// Most batches of one key out. Default: no limit (3 for the Search Console pipelines).
     pub max_in_flight_per_key: Option<u32>,
+    /// Shares of keys that differ from the others', in batches a turn (0.1–100). Default 1 for every key.
+    pub weights: BTreeMap<Key, Weight>,
+    /// Pipelines that its follow-ups go to: while they have too much, it is held back. Default none (`gsc.plan`
+    /// always feeds `gsc.slice`). Pipelines cannot feed each other in a circle.
+    pub feeds: BTreeSet<PipelineName>,
+    /// Batches pending or out in a pipeline that it feeds (1–1,000,000) above which only keys with nothing there go
+    /// on, one batch at a time; above four times that, none do. Too low starves the workers downstream, too high
+    /// lets the ledger grow. Default 10,000.
+    pub downstream_limit: u32,
+    /// Limits that its batches fall under, by name. Batches whose limit is used up stay with the coordinator
+    /// until it is not; an `exec` command starts when all of them give leave for one call. The Search Console
+    /// pipelines have their own.
+    pub limits: Vec<LimitName>,
 }
 
 /// What a worker does with a batch.
@@ -69,6 +84,10 @@ impl Default for PipelineConfig {
             window_min: 16,
             window_max: 1_000,
             max_in_flight_per_key: None,
+            weights: BTreeMap::new(),
+            feeds: BTreeSet::new(),
+            downstream_limit: 10_000,
+            limits: Vec::new(),
         }
     }
 }
@@ -79,6 +98,8 @@ impl PipelineConfig {
     /// The work queue refuses messages far above this (`topology`), so a window never meets that.
     const MAX_WINDOW: u32 = 10_000;
     const MAX_ATTEMPTS: u32 = 1_000;
+    /// Counting what waits downstream takes the ledger a moment for each thousand.
+    const MAX_DOWNSTREAM_LIMIT: u32 = 1_000_000;
 
     /// The delays between failed attempts.
     #[must_use]
@@ -159,6 +180,46 @@ impl PipelineConfig {
                 "must be at least 1, or nothing would ever run".into(),
             );
         }
+        if self.downstream_limit == 0 || self.downstream_limit > Self::MAX_DOWNSTREAM_LIMIT {
+            return wrong(
+                "downstream_limit",
+                format!(
+                    "must be 1 to {}, is {}",
+                    Self::MAX_DOWNSTREAM_LIMIT,
+                    self.downstream_limit
+                ),
+            );
+        }
         Ok(())
     }
+}
+
+/// Pipelines feed pipelines that there are, and never in a circle: full ones would wait for each other for ever.
+pub(super) fn check_feeds(
+    pipelines: &BTreeMap<PipelineName, PipelineConfig>,
+) -> Result<(), ConfigError> {
+    for (name, pipeline) in pipelines {
+        let wrong = |problem| {
+            Err(ConfigError::wrong(
+                format!("pipelines.{name}.feeds"),
+                problem,
+            ))
+        };
+        let mut ahead: Vec<&PipelineName> = pipeline.feeds.iter().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(next) = ahead.pop() {
+            if next == name {
+                return wrong(
+                    "leads back to the pipeline itself: leave out one of the circle".into(),
+                );
+            }
+            let Some(fed) = pipelines.get(next) else {
+                return wrong(format!("names {next}, which is not configured"));
+            };
+            if seen.insert(next) {
+                ahead.extend(&fed.feeds);
+            }
+        }
+    }
+    Ok(())
 }

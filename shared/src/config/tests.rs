@@ -1,10 +1,10 @@
 use super::*;
 
-fn read(toml: &str) -> Result<Config, ConfigError> {
+pub(super) fn read(toml: &str) -> Result<Config, ConfigError> {
     Config::from_figment(&Figment::new().merge(Toml::string(toml)))
 }
 
-fn problem(toml: &str) -> String {
+pub(super) fn problem(toml: &str) -> String {
     read(toml).unwrap_err().to_string()
 }
 
@@ -23,8 +23,16 @@ fn the_defaults_are_a_working_installation() {
 
 #[test]
 fn unknown_keys_are_named_with_a_suggestion() {
-    assert!(problem("[worker]\nslotz = 3").contains("did you mean \"slots\""));
-    assert!(problem("[wroker]\nslots = 3").contains("did you mean \"worker\""));
+    let slots = problem("[worker]\nslotz = 3");
+    assert!(
+        slots.contains("\"worker.slotz\" in") && slots.contains("did you mean \"slots\""),
+        "{slots}"
+    );
+    let worker = problem("[wroker]\nslots = 3");
+    assert!(
+        worker.contains("key \"wroker\" in") && worker.contains("did you mean \"worker\""),
+        "{worker}"
+    );
 }
 
 #[test]
@@ -51,15 +59,60 @@ fn wrong_values_say_what_would_be_right() {
             "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
             "at most",
         ),
-        ("[search_console]\ntypes = [\"wob\"]", "web"),
+        ("[reconcile]\nafter = \"20s\"", "3 x 10s = 30s"),
         (
-            "[search_console]\nrate_start = 0.0",
-            "rate_start <= rate_max",
+            "[levels]\ninbox_warn = 9\ninbox_critical = 8",
+            "inbox_warn <= inbox_critical",
+        ),
+        ("[levels]\nage_warn = \"7h\"", "age_critical"),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nweights = { a = 0.01 }",
+            "0.1 to 100",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\ndownstream_limit = 0",
+            "1 to 1000000",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]",
+            "not configured",
+        ),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"y\"]\n[pipelines.y]\nhandler = \"noop\"\nfeeds = [\"x\"]",
+            "leads back",
+        ),
+        (
+            "[pipelines.\"gsc.slice\"]\nfeeds = [\"gsc.plan\"]",
+            "leads back",
+        ),
+        ("[search_console]\ntypes = [\"wob\"]", "web"),
+        ("[limits.x]\nrate = \"20\"", "1200/min"),
+        ("[limits.x]\nrate = \"0/s\"", "1/day"),
+        ("[limits.x]\nburst = 0", "limits.x.burst"),
+        ("[limits.x]\nmax_keys = 0", "limits.x.max_keys"),
+        ("[limits.x]\nstart = \"1/s\"", "needs a rate"),
+        ("[limits.x]\nscope = \"all\"", "global"),
+        ("[limits.X]\nburst = 1", "start with a letter"),
+        (
+            "[pipelines.x]\nhandler = \"noop\"\nlimits = [\"nope\"]",
+            "not configured",
         ),
     ];
     for (toml, expected) in cases {
         let problem = problem(toml);
         assert!(problem.contains(expected), "{toml}: {problem}");
+    }
+}
+
+#[test]
+fn a_built_in_limit_keeps_what_is_not_named() {
+    let site = LimitName::new("gsc.site").unwrap();
+    let config = read("[limits.\"gsc.site\"]\nrate = \"60/min\"").unwrap();
+    let limit = &config.limits[&site];
+    assert_eq!(limit.rate.unwrap().to_string(), "60/min");
+    assert_eq!(limit.start.unwrap().to_string(), "5/s");
+    for pipeline in config.pipelines.values() {
+        assert!(pipeline.limits.contains(&site));
     }
 }
 
@@ -95,9 +148,30 @@ fn the_environment_wins_over_the_file() {
         jail.set_env("TIDEGATE_WORKER__SLOTS", "5");
         jail.set_env("TIDEGATE_WORKER__PIPELINES", "a, gsc.slice");
         jail.set_env("TIDEGATE_URL", "http://for-the-cli");
+        jail.set_env("TIDEGATE_LIMITS", r#"{"gsc.site"={rate="7/s"}}"#);
         let config = Config::load(None).expect("a good config");
         assert_eq!(config.worker.slots, 5);
         assert_eq!(config.served_pipelines().len(), 2);
+        let site = &config.limits[&LimitName::new("gsc.site").unwrap()];
+        assert_eq!(site.rate.unwrap().to_string(), "7/s");
         Ok(())
     });
+}
+
+#[test]
+fn dispatch_is_told_about_shares_and_stages() {
+    let config = read(
+        "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"gsc.plan\"]\n\
+         [pipelines.x.weights]\n\"sc-domain:example.com\" = 5\nother = 0.5",
+    )
+    .unwrap();
+    let pipeline = |name: &str| &config.pipelines[&PipelineName::new(name).unwrap()];
+    let weights: Vec<u32> = pipeline("x").weights.values().map(|w| w.tenths()).collect();
+    assert_eq!(weights, [5, 50]);
+    let fed: Vec<_> = pipeline("gsc.plan")
+        .feeds
+        .iter()
+        .map(PipelineName::as_str)
+        .collect();
+    assert_eq!(fed, ["gsc.slice"]);
 }

@@ -1,7 +1,8 @@
-//! The words of the Search Console job that its submitter (the CLI) and its handlers (the worker)
+//! The words of the Search Console job that its submitters (CLI, schedules) and its handlers (the worker)
 //! must spell alike. Facts: Google's Search Analytics API reference, `searchanalytics.query`.
 
 mod property;
+mod sync;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +11,23 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 pub use property::{PropertyError, normalize_property};
+pub use sync::{MAX_DAYS, Sync, SyncError};
 
 /// The pipeline of the first stage: one batch a property, which finds out what days exist.
 pub const PLAN_PIPELINE: &str = "gsc.plan";
 /// The pipeline of the second stage: one batch a slice.
 pub const SLICE_PIPELINE: &str = "gsc.slice";
+
+/// The limit of one property's calls.
+pub const SITE_LIMIT: &str = "gsc.site";
+/// The limit of one credential's calls, over all properties.
+pub const USER_LIMIT: &str = "gsc.user";
+/// The limit of all calls.
+pub const PROJECT_LIMIT: &str = "gsc.project";
+/// The load quota of one property. It has no rate; calls that ask for pages or queries fall under it.
+pub const LOAD_LIMIT: &str = "gsc.load";
+/// The limits under which every batch falls, with the property as key.
+pub const PIPELINE_LIMITS: [&str; 2] = [SITE_LIMIT, PROJECT_LIMIT];
 
 /// What Google calls `type`: where on the results page a link was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The reference: the same messages through the same broker by lapin alone, with nothing recorded.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -12,7 +12,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
-use crate::payload;
+use crate::{payload, per_second};
 
 const QUEUE: &str = "bare";
 /// Publishes whose confirms are awaited at a time.
@@ -47,11 +47,12 @@ pub async fn rate(url: &str, messages: usize) -> Result<f64> {
     consuming_task.await??;
     let rate = per_second(messages, start.elapsed());
 
+    // The consumer first: it would take the queue's end for a fault.
+    consumer.close(200, "done".into()).await?;
     publishing
         .queue_delete(QUEUE.into(), lapin::options::QueueDeleteOptions::default())
         .await?;
     publisher.close(200, "done".into()).await?;
-    consumer.close(200, "done".into()).await?;
     Ok(rate)
 }
 
@@ -101,15 +102,6 @@ async fn consume(channel: Channel, messages: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Units in a span of time, per second.
-#[must_use]
-pub fn per_second(units: usize, span: Duration) -> f64 {
-    // Counts here are far below 2^52, where floating point would begin to round.
-    #[allow(clippy::cast_precision_loss)]
-    let units = units as f64;
-    units / span.as_secs_f64()
 }
 
 fn durable() -> QueueDeclareOptions {

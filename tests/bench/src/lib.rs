@@ -7,7 +7,10 @@
 #![allow(clippy::print_stderr)]
 
 pub mod bare;
+pub mod figure;
 pub mod tidegate;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -21,38 +24,19 @@ pub fn payload(number: usize) -> Value {
     json!({ "number": number, "text": "x".repeat(PAYLOAD_BYTES.saturating_sub(empty)) })
 }
 
-/// The middle one.
-///
-/// # Panics
-/// When there is none.
+/// Units in a span of time, per second.
 #[must_use]
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    *sorted
-        .get(sorted.len() / 2)
-        .expect("at least one round was run")
+pub fn per_second(units: usize, span: Duration) -> f64 {
+    // Counts here are far below 2^52, where floating point would begin to round.
+    #[allow(clippy::cast_precision_loss)]
+    let units = units as f64;
+    units / span.as_secs_f64()
 }
 
-/// One figure as `tests/bench.sh` prints it.
+/// What one of so many cost.
 #[must_use]
-pub fn figure(
-    name: &str,
-    unit: &str,
-    reference: &str,
-    values: &[f64],
-    reference_values: &[f64],
-) -> Value {
-    let (value, reference_value) = (median(values), median(reference_values));
-    let round = |number: f64, digits: f64| (number * digits).round() / digits;
-    json!({
-        "figure": name,
-        "value": round(value, 1.0),
-        "unit": unit,
-        "reference": reference,
-        "reference_value": round(reference_value, 1.0),
-        "ratio": round(value / reference_value, 1000.0),
-    })
+pub fn micros_each(cost: Duration, count: usize) -> u128 {
+    cost.as_micros() / count.max(1) as u128
 }
 
 #[cfg(test)]
@@ -60,18 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_have_the_size_that_the_figure_names() {
+    fn payloads_have_the_size_that_the_figures_name() {
         for number in [0, 7, 99_999] {
             assert_eq!(payload(number).to_string().len(), PAYLOAD_BYTES);
         }
-    }
-
-    #[test]
-    fn a_figure_compares_medians() {
-        let figure = figure("f", "u/s", "r", &[5.0, 1.0, 3.0], &[6.0, 60.0, 0.6]);
-        assert_eq!(
-            (&figure["value"], &figure["ratio"]),
-            (&json!(3.0), &json!(0.5))
-        );
     }
 }

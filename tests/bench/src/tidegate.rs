@@ -1,5 +1,4 @@
-//! Tidegate's side: real processes, a real ledger, from the first byte of the submission to the last
-//! settlement.
+//! Tidegate's side: real processes, a real ledger.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,10 @@ use harness::api::line;
 use harness::rabbitmq::RabbitMq;
 use harness::stack::Stack;
 
-use crate::bare::per_second;
-use crate::payload;
+use crate::{micros_each, payload, per_second};
 
+/// The pipeline that does nothing.
+pub const PIPELINE: &str = "noop";
 /// Batches that do nothing need more of them under way than the defaults have: as many as the reference has
 /// messages.
 const NOOP: &str = "[pipelines.noop]\nhandler = \"noop\"\nsink = false\nwindow_min = 1000\n";
@@ -18,26 +18,90 @@ const NOOP: &str = "[pipelines.noop]\nhandler = \"noop\"\nsink = false\nwindow_m
 const KEYS: usize = 100;
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// Batches per second from submission to all settled, and how long the submission itself took.
-pub async fn rate(broker: &RabbitMq, batches: usize) -> Result<(f64, Duration)> {
+/// One round of `end_to_end`.
+#[derive(Debug)]
+pub struct Round {
+    batches: usize,
+    /// Until the submission was answered.
+    accepted: Duration,
+    /// Until all was settled.
+    settled: Duration,
+    /// Processor time of the coordinator.
+    coordinator: Duration,
+    /// Processor time of the worker.
+    worker: Duration,
+    /// For how many seconds the coordinator was publishing, recording, settling.
+    busy: [f64; 3],
+}
+
+/// A coordinator without workers.
+pub async fn start(broker: &RabbitMq) -> Result<Stack<'_>> {
     let mut stack = Stack::new(broker, NOOP)?;
-    stack.set("TIDEGATE_WORKER__PIPELINES", "noop");
+    stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
     stack.set("TIDEGATE_WORKER__LOOK_AHEAD", "1000");
     stack.set("TIDEGATE_LOG", "warn");
     stack.start_coordinator().await?;
-    stack.start_worker("worker").await?;
-    let ndjson: String = (0..batches)
+    Ok(stack)
+}
+
+/// So many lines of a submission.
+#[must_use]
+pub fn lines(batches: usize) -> String {
+    (0..batches)
         .map(|number| line(&format!("key-{}", number % KEYS), &payload(number)))
-        .collect();
+        .collect()
+}
+
+/// From the first byte of a submission to the last settlement.
+pub async fn round(broker: &RabbitMq, batches: usize) -> Result<Round> {
+    let mut stack = start(broker).await?;
+    stack.start_worker("worker").await?;
+    let ndjson = lines(batches);
 
     let start = Instant::now();
-    let run = stack.api.submit("noop", ndjson).await?;
+    let run = stack.api.submit(PIPELINE, ndjson).await?;
     let accepted = start.elapsed();
     let ended = stack.api.wait_until_ended(run.run, LIMIT).await?;
-    let rate = per_second(batches, start.elapsed());
+    let settled = start.elapsed();
     ensure!(
         ended.batches.completed == batches as u64,
         "not all completed: {ended:?}"
     );
-    Ok((rate, accepted))
+    let mut busy = [0.0; 3];
+    for (busy, stage) in busy.iter_mut().zip(["publish", "record", "settle"]) {
+        let sum = format!("tidegate_{stage}_seconds_sum");
+        *busy = stack.api.metric(&sum).await?.unwrap_or_default();
+    }
+    Ok(Round {
+        batches,
+        accepted,
+        settled,
+        coordinator: stack.coordinator().cpu_time()?,
+        worker: stack.worker("worker").cpu_time()?,
+        busy,
+    })
+}
+
+impl Round {
+    /// Batches per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        per_second(self.batches, self.settled)
+    }
+
+    /// Where the time went, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let [publishing, recording, settling] = self
+            .busy
+            .map(|seconds| 100.0 * seconds / self.settled.as_secs_f64());
+        format!(
+            "tidegate {:.0} batches/s; accepted after {:.1} s; publishing {publishing:.0} %, recording \
+             {recording:.0} %, settling {settling:.0} % of the time; processor µs a batch: coordinator {}, worker {}",
+            self.rate(),
+            self.accepted.as_secs_f32(),
+            micros_each(self.coordinator, self.batches),
+            micros_each(self.worker, self.batches),
+        )
+    }
 }

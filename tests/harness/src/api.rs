@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
-use coordinator::run::{DeadBatch, Run, RunState};
+use coordinator::levels::LevelsView;
+use coordinator::run::{DeadBatch, Run};
+use coordinator::schedules::ScheduleView;
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -77,6 +79,48 @@ impl Api {
             .context("submitting")
     }
 
+    /// Submits under an idempotency key; the same key gives the same run.
+    pub async fn submit_once(&self, pipeline: &str, key: &str, ndjson: String) -> Result<Run> {
+        let answer = self
+            .http
+            .post(format!("{}/api/v1/runs", self.base))
+            .query(&[("pipeline", pipeline)])
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .header("idempotency-key", key)
+            .body(ndjson)
+            .send()
+            .await
+            .context("submitting")?;
+        let answer = answer.error_for_status()?;
+        answer.json().await.context("reading the run")
+    }
+
+    /// Submits NDJSON lines, and has somebody told when the run has finished.
+    pub async fn submit_with_webhook(
+        &self,
+        pipeline: &str,
+        webhook: &str,
+        ndjson: String,
+    ) -> Result<Run> {
+        let submitting = self
+            .http
+            .post(format!("{}/api/v1/runs", self.base))
+            .query(&[("pipeline", pipeline), ("webhook", webhook)])
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .body(ndjson);
+        let answer = submitting.send().await?.error_for_status()?;
+        answer.json().await.context("reading the run")
+    }
+
+    /// The schedules.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>> {
+        #[derive(Deserialize)]
+        struct Schedules {
+            schedules: Vec<ScheduleView>,
+        }
+        Ok(self.get::<Schedules>("api/v1/schedules").await?.schedules)
+    }
+
     /// One run.
     pub async fn run(&self, id: RunId) -> Result<Run> {
         self.get(&format!("api/v1/runs/{id}")).await
@@ -89,6 +133,19 @@ impl Api {
             runs: Vec<Run>,
         }
         Ok(self.get::<Runs>("api/v1/runs").await?.runs)
+    }
+
+    /// Cancels a run.
+    pub async fn cancel(&self, run: RunId) -> Result<()> {
+        let path = format!("{}/api/v1/runs/{run}/cancel", self.base);
+        let answer = self.http.post(path).send().await?;
+        answer.error_for_status().context("cancelling")?;
+        Ok(())
+    }
+
+    /// Whether something piles up.
+    pub async fn levels(&self) -> Result<LevelsView> {
+        self.get("api/v1/levels").await
     }
 
     /// The dead batches of a run.
@@ -134,13 +191,17 @@ impl Api {
     /// Waits until nothing of a run is pending or out.
     pub async fn wait_until_ended(&self, id: RunId, limit: Duration) -> Result<Run> {
         let what = format!("run {id} to end");
-        self.wait_for_run(id, &what, limit, |run| run.state != RunState::Running)
-            .await
+        self.wait_for_run(id, &what, limit, Run::has_ended).await
     }
 
     /// The sum of a metric over its labels; nothing if it was never counted.
     pub async fn metric(&self, name: &str) -> Result<Option<f64>> {
-        metric(&self.http, &self.base, name, &[]).await
+        self.metric_with(name, &[]).await
+    }
+
+    /// The same, over the samples that carry all of these `name="value"` labels.
+    pub async fn metric_with(&self, name: &str, labels: &[&str]) -> Result<Option<f64>> {
+        metric(&self.http, &self.base, name, labels).await
     }
 
     async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T> {

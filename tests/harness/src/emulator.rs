@@ -18,6 +18,18 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub const NO_QUOTAS: &str = "qpm_site = 0\nqpm_user = 0\nqpm_project = 0\nqps_burst = 0\nqpd_project = 0\n\
                              load_short = 0\nload_long = 0\n";
 
+/// What Tidegate is told about a service without quotas: it needs no sparing, and a test has no minute to wait
+/// for a rate to climb.
+pub const NO_LIMITS: &str = r#"
+[limits."gsc.site"]
+rate = "1000/s"
+start = "1000/s"
+[limits."gsc.user"]
+rate = "10000/s"
+[limits."gsc.project"]
+rate = "10000/s"
+"#;
+
 /// A running emulator.
 #[derive(Debug)]
 pub struct Emulator {

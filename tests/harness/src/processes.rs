@@ -153,6 +153,11 @@ impl Service {
             .with_context(|| format!("{} ended with {status}", self.name))
     }
 
+    /// Processor time that it has used, over all its threads.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.process.cpu_time()
+    }
+
     /// Its memory now and at its peak.
     pub fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.id());

@@ -164,6 +164,11 @@ impl RabbitMq {
     pub fn new_vhost(&self) -> Result<Vhost<'_>> {
         let number = self.vhosts.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{number}");
+        self.create_vhost(&name)?;
+        Ok(Vhost { broker: self, name })
+    }
+
+    fn create_vhost(&self, name: &str) -> Result<()> {
         // One call instead of two, since each starts an Erlang machine.
         self.rabbitmqctl([
             "eval",
@@ -172,8 +177,8 @@ impl RabbitMq {
                  ok = rabbit_auth_backend_internal:set_permissions(<<\"guest\">>, <<\"{name}\">>, \
                  <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"harness\">>)."
             ),
-        ])?;
-        Ok(Vhost { broker: self, name })
+        ])
+        .map(drop)
     }
 
     /// Adds a user without any permission.
@@ -205,6 +210,12 @@ impl RabbitMq {
         }
     }
 
+    /// Takes away everything that a killed node had on its disk.
+    pub fn wipe(&self) -> Result<()> {
+        ensure!(self.lock().is_none(), "the node is running");
+        fs::remove_dir_all(self.scratch.path().join("data")).context("wiping the node")
+    }
+
     /// Starts the node on the data that it left behind.
     pub fn start_again(&self) -> Result<()> {
         let mut command = Command::new(self.scripts.join("rabbitmq-server"));
@@ -226,6 +237,12 @@ impl RabbitMq {
         self.rabbitmqctl(["await_startup"])?;
         *self.lock() = Some(node);
         Ok(())
+    }
+
+    /// Processor time that the node has used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let node = self.lock();
+        node.as_ref().context("the node is down")?.cpu_time()
     }
 
     /// Runs `rabbitmqctl` against this node and returns what it printed.
@@ -322,6 +339,11 @@ impl Vhost<'_> {
     #[must_use]
     pub fn url(&self) -> String {
         self.broker.url_for("guest", "guest", &self.name)
+    }
+
+    /// Creates it anew on a broker that was wiped, as an operator's definitions would.
+    pub fn create_again(&self) -> Result<()> {
+        self.broker.create_vhost(&self.name)
     }
 
     /// How full its queues are, by name; exact, unlike the management plugin's samples.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::wait;
 
@@ -170,6 +170,20 @@ impl Process {
         self.child.wait()?;
         self.forget();
         Ok(())
+    }
+
+    /// Processor time that it has used, over all its threads.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.id());
+        let stat = fs::read_to_string(&path).context(path)?;
+        // The name in parentheses may hold anything; user and system time are the 12th and 13th after it.
+        let (_, fields) = stat.rsplit_once(") ").context("no name")?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>()?;
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+        Ok(Duration::from_millis(
+            ticks * 1_000 / u64::try_from(per_second)?,
+        ))
     }
 
     fn pid(&self) -> Result<Pid> {

@@ -150,8 +150,13 @@ impl<'a> Stack<'a> {
 
     /// Starts a worker and does not wait.
     pub fn spawn_worker(&mut self, name: &str) -> Result<&mut Service> {
+        self.spawn_worker_of("worker", name)
+    }
+
+    /// The same with another program: one that has handlers of its own.
+    pub fn spawn_worker_of(&mut self, program: &str, name: &str) -> Result<&mut Service> {
         self.workers.remove(name);
-        let started = Service::start(&self.scratch, "worker", name, &self.environment)?;
+        let started = Service::start(&self.scratch, program, name, &self.environment)?;
         Ok(self.workers.entry(name.to_owned()).or_insert(started))
     }
 
@@ -201,6 +206,12 @@ impl<'a> Stack<'a> {
             .cloned()
             .unwrap_or_else(default);
         Sink::open(&url).await
+    }
+
+    /// The ledger's file, opened to be read.
+    pub async fn ledger(&self) -> Result<Sink> {
+        let data = &self.environment["TIDEGATE_DATA_DIR"];
+        Sink::open(&format!("sqlite://{data}/ledger.db")).await
     }
 
     /// Runs `tidegate` with these arguments, without a terminal, and waits for its end.

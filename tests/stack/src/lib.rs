@@ -1,7 +1,11 @@
 //! What the system tests have in common: the two kinds of work that they let Tidegate do.
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
-//! that notes when and where each batch was started, and can be held up.
+//! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
+//! batches can kill.
 
 pub mod script;
 pub mod search_console;
+
+/// The pipeline whose batches can kill `aborting-worker`.
+pub const ABORTING: &str = "aborting";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use coordinator::run::Run;
-use harness::emulator::{Emulator, NO_QUOTAS};
+use harness::emulator::{Emulator, NO_LIMITS, NO_QUOTAS};
 use harness::postgres;
 use harness::rabbitmq::RabbitMq;
 use harness::stack::{Answer, Stack};
@@ -74,13 +74,10 @@ impl<'a> Sync<'a> {
         days: u32,
         workers: &[&str],
     ) -> Result<Self> {
-        let mut stack = Stack::new(broker, "")?;
+        let mut stack = Stack::new(broker, NO_LIMITS)?;
         if database == Database::Postgres {
             stack.set("TIDEGATE_SINK__URL", postgres::shared().new_database()?);
         }
-        // The emulator needs no sparing, and a test has no minute to wait for a rate to climb.
-        stack.set("TIDEGATE_SEARCH_CONSOLE__RATE_START", "1000.0");
-        stack.set("TIDEGATE_SEARCH_CONSOLE__RATE_MAX", "1000.0");
         let emulator = stack
             .start_emulator(&format!("{NO_QUOTAS}{settings}"))
             .await?;

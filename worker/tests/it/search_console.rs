@@ -1,26 +1,31 @@
 //! The Search Console job from plan to sink, against the emulator: what is stored must be what Google has.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use emulator::fault::{Endpoint, Kind as Fault, Rule};
 use emulator::generator::{self, Profile, Selection};
 use emulator::{Emulator, Running, TestAccount};
 use jiff::SignedDuration;
 use jiff::civil::Date;
 use serde_json::value::RawValue;
+use shared::ask::{About, Said, Want};
 use shared::batch::Batch;
 use shared::config::SearchConsoleConfig;
 use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Instance, Key, PipelineName};
 use shared::outcome::{Completed, FollowUp, Statistics};
-use shared::search_console::{Days, DimensionSet, PLAN_PIPELINE, PlanPayload, SearchType};
+use shared::search_console::{
+    Days, DimensionSet, LOAD_LIMIT, PLAN_PIPELINE, PlanPayload, SearchType,
+};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use worker::handler::{BatchContext, Handler, HandlerError, Output};
 use worker::jobs::search_console::Job;
+use worker::permits::{NoPermit, Permit, Permits, Unlimited};
 use worker::sink::Marker;
 
 use crate::support::database::{Ground, Kind};
@@ -51,8 +56,6 @@ impl Stage {
             endpoint: emulator.url().parse().unwrap(),
             credentials: Some(path),
             now: Some(emulator.now().timestamp()),
-            rate_start: 500.0,
-            rate_max: 500.0,
             ..SearchConsoleConfig::default()
         };
         Self {
@@ -195,6 +198,10 @@ impl Stage {
 }
 
 fn context(payload: &impl serde::Serialize) -> BatchContext {
+    context_with(payload, Unlimited::shared())
+}
+
+fn context_with(payload: &impl serde::Serialize, permits: Arc<dyn Permits>) -> BatchContext {
     let batch = Batch {
         id: BatchId::generate(),
         run: RunId::generate(),
@@ -208,6 +215,41 @@ fn context(payload: &impl serde::Serialize) -> BatchContext {
         batch,
         deadline,
         cancelled: CancellationToken::new(),
+        permits,
+    }
+}
+
+/// Knows nothing but quotas that are used up.
+#[derive(Debug, Default)]
+struct Quotas {
+    used_up: Mutex<HashMap<Want, Duration>>,
+}
+
+#[async_trait]
+impl Permits for Quotas {
+    async fn permit(
+        &self,
+        _: &PipelineName,
+        wants: Vec<Want>,
+        _: tokio::time::Instant,
+    ) -> Result<Permit, NoPermit> {
+        let used_up = self.used_up.lock().unwrap();
+        match wants.iter().find_map(|want| used_up.get(want)) {
+            Some(after) => Err(NoPermit::Parked {
+                reason: "quota".to_owned(),
+                after: *after,
+                until: None,
+            }),
+            None => Ok(Unlimited::permit()),
+        }
+    }
+
+    fn report(&self, _: Permit, about: Vec<About>, said: Said) {
+        if let Said::UsedUp(pauses) = said {
+            let want = |About { limit, key }| Want { limit, key, n: 1 };
+            let used_up = about.into_iter().map(|about| (want(about), pauses.first));
+            self.used_up.lock().unwrap().extend(used_up);
+        }
     }
 }
 
@@ -526,12 +568,14 @@ async fn a_load_quota_pauses_heavy_sets_alone() {
         .handle(last(1, ALPHA), &context(&()))
         .await
         .unwrap();
+    let permits = Arc::new(Quotas::default());
     let mut throttled = Vec::new();
     for follow_up in plan.follow_ups {
         let input: shared::search_console::SlicePayload =
             serde_json::from_str(follow_up.payload.get()).unwrap();
         let set = input.dimensions.to_string();
-        match job.slice().handle(input, &context(&())).await {
+        let ctx = context_with(&(), permits.clone());
+        match job.slice().handle(input, &ctx).await {
             Ok(_) => {}
             Err(HandlerError::Throttled { after, .. }) => {
                 throttled.push((set, after.as_secs().div_ceil(60)));
@@ -541,6 +585,15 @@ async fn a_load_quota_pauses_heavy_sets_alone() {
     }
     assert!(throttled.iter().all(|(set, minutes)| *minutes == 15 && (set.contains("page") || set.contains("query"))), "{throttled:?}");
     assert!(throttled.iter().any(|(set, _)| set == "page"));
+    let used_up = permits.used_up.lock().unwrap();
+    let used_up: Vec<&Want> = used_up.keys().collect();
+    let [want] = used_up[..] else {
+        panic!("{used_up:?}");
+    };
+    assert_eq!(
+        (want.limit.as_str(), want.key.as_str()),
+        (LOAD_LIMIT, ALPHA)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every route and the role that it needs. A new one has to be written down here too.
-const ROUTES: [(&str, &str, Role); 20] = [
+const ROUTES: [(&str, &str, Role); 22] = [
     ("get", "/api/v1/runs", Role::Read),
     ("post", "/api/v1/runs", Role::Submit),
     ("get", "/api/v1/runs/{run}", Role::Read),
@@ -20,7 +20,9 @@ const ROUTES: [(&str, &str, Role); 20] = [
     ("get", "/api/v1/pipelines", Role::Read),
     ("post", "/api/v1/pipelines/{pipeline}/pause", Role::Operate),
     ("post", "/api/v1/pipelines/{pipeline}/resume", Role::Operate),
+    ("get", "/api/v1/schedules", Role::Read),
     ("get", "/api/v1/workers", Role::Read),
+    ("get", "/api/v1/levels", Role::Read),
     ("get", "/api/v1/doctor", Role::Read),
     ("get", "/metrics", Role::Read),
     ("get", "/api/v1/openapi.json", Role::Read),

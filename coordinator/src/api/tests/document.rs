@@ -28,12 +28,12 @@ async fn the_description_is_served_and_whole() {
 async fn every_operation_is_described_with_its_refusals() {
     let api = Fixture::new().await;
     let document = serde_json::to_value(&api.document).unwrap();
-    let mut names = BTreeSet::new();
+    let mut ids = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let at = format!("{method} {path}");
             assert!(
-                names.insert(operation["operationId"].to_string()),
+                ids.insert(operation["operationId"].to_string()),
                 "{at} has a name of its own"
             );
             assert!(!operation["summary"].as_str().unwrap().is_empty(), "{at}");

@@ -30,6 +30,7 @@ use crate::fleet::Fleet;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Judged, SettlementLedger, Verdict};
 use crate::notice::Notice;
+use crate::schedules::Schedules;
 use crate::submission::{NoPressure, NoWebhooks, Room};
 
 /// Long enough for a busy machine, short enough to wait for.
@@ -47,7 +48,7 @@ struct Fixture {
     document: OpenApi,
     draining: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// An answer.
@@ -113,7 +114,7 @@ impl Fixture {
             document,
             draining,
             serving,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -277,7 +278,9 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         },
+        schedules: Schedules::default(),
         fleet: fleet.clone(),
+        levels: SharedLevels::default(),
         doctor: Doctor {
             config: Config {
                 broker,
@@ -288,6 +291,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             connector,
             ledger: ledger.clone(),
             fleet,
+            levels: SharedLevels::default(),
         },
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         tokens: Tokens::default(),

@@ -31,6 +31,14 @@ async fn a_run_is_submitted_and_shown() {
         api.get("/api/v1/workers").await.body,
         json!({ "workers": [] })
     );
+    assert_eq!(
+        api.get("/api/v1/schedules").await.body,
+        json!({ "schedules": [] })
+    );
+    assert_eq!(
+        api.get("/api/v1/levels").await.body,
+        json!({ "level": "ok", "broker_blocked": false, "measures": {} })
+    );
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(api.get(path).await.status, 200, "{path}");
     }

@@ -3,12 +3,18 @@
 mod submit;
 mod sync;
 
+use coordinator::doctor::Finding;
 use coordinator::run::Run;
 use shared::exit;
+use shared::id::{BatchId, RunId};
 
-use crate::args::{Cli, Command, DeadCommand, RunCommand, Sync, WorkerCommand};
+use crate::args::{
+    BatchCommand, Cli, Command, DeadCommand, PipelineCommand, RunCommand, ScheduleCommand, Sync,
+    Which, WorkerCommand,
+};
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::requests::RunOrder;
 use crate::{output, show, watch};
 
 /// Dead batches that are named after a watched run; `tidegate dead list` has all.
@@ -24,8 +30,12 @@ pub(crate) async fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Sync(Sync::SearchConsole(args)) => sync::search_console(&session, args).await,
         Command::Submit(args) => submit::submit(&session, args).await,
         Command::Run(command) => run(&session, command).await,
+        Command::Batch(BatchCommand::Show { id }) => batch(&session, id).await,
         Command::Dead(command) => dead(&session, command).await,
         Command::Worker(WorkerCommand::List) => workers(&session).await,
+        Command::Pipeline(command) => pipeline(&session, command).await,
+        Command::Schedule(ScheduleCommand::List) => schedules(&session).await,
+        Command::Doctor => doctor(&session).await,
     }
 }
 
@@ -45,18 +55,74 @@ async fn run(session: &Session, command: RunCommand) -> Result<u8, Failure> {
             let run = session.client.run(id).await?;
             session.watch(run).await
         }
+        RunCommand::Cancel { id } => order(session, id, RunOrder::Cancel).await,
+        RunCommand::Pause { id } => order(session, id, RunOrder::Pause).await,
+        RunCommand::Resume { id } => order(session, id, RunOrder::Resume).await,
+        RunCommand::Prioritize { id, priority } => {
+            order(session, id, RunOrder::Prioritize(priority)).await
+        }
     }
 }
 
-async fn dead(session: &Session, command: DeadCommand) -> Result<u8, Failure> {
-    let DeadCommand::List {
-        run,
-        pipeline,
-        limit,
-    } = command;
-    let dead = session.client.dead(run, pipeline.as_ref(), limit).await?;
-    session.list(&dead, show::dead, "there are no such dead batches")?;
+async fn order(session: &Session, id: RunId, order: RunOrder) -> Result<u8, Failure> {
+    let run = session.client.order(id, order).await?;
+    session.show(&run)?;
     Ok(exit::OK)
+}
+
+async fn batch(session: &Session, id: BatchId) -> Result<u8, Failure> {
+    let batch = session.client.batch(id).await?;
+    session.print(&batch, show::batch)?;
+    Ok(exit::OK)
+}
+
+async fn dead(session: &Session, command: DeadCommand) -> Result<u8, Failure> {
+    match command {
+        DeadCommand::List { which, limit } => {
+            let dead = session.client.dead(&which, limit).await?;
+            session.list(&dead, show::dead, "there are no such dead batches")?;
+        }
+        DeadCommand::Show { id } => return batch(session, id).await,
+        DeadCommand::Redrive { chosen, rate } => {
+            let handled = session.client.redrive(&chosen, rate).await?;
+            session.print(&handled, |handled| show::handled(handled, "redriven"))?;
+        }
+        DeadCommand::Discard { chosen } => {
+            let handled = session.client.discard(&chosen).await?;
+            session.print(&handled, |handled| show::handled(handled, "discarded"))?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+async fn pipeline(session: &Session, command: PipelineCommand) -> Result<u8, Failure> {
+    let pipelines = match command {
+        PipelineCommand::List => session.client.pipelines().await?,
+        PipelineCommand::Pause { pipeline } => {
+            vec![session.client.pause_pipeline(&pipeline, true).await?]
+        }
+        PipelineCommand::Resume { pipeline } => {
+            vec![session.client.pause_pipeline(&pipeline, false).await?]
+        }
+    };
+    session.list(&pipelines, show::pipelines, "there are no pipelines")?;
+    Ok(exit::OK)
+}
+
+async fn schedules(session: &Session) -> Result<u8, Failure> {
+    let schedules = session.client.schedules().await?;
+    session.list(&schedules, show::schedules, "no schedule is configured")?;
+    Ok(exit::OK)
+}
+
+async fn doctor(session: &Session) -> Result<u8, Failure> {
+    let diagnosis = session.client.doctor().await?;
+    session.print(&diagnosis, show::diagnosis)?;
+    Ok(if diagnosis.finding == Finding::Fail {
+        exit::FAILED
+    } else {
+        exit::OK
+    })
 }
 
 async fn workers(session: &Session) -> Result<u8, Failure> {
@@ -75,10 +141,19 @@ struct Session {
 impl Session {
     /// Prints one run.
     fn show(&self, run: &Run) -> Result<(), Failure> {
+        self.print(run, show::run)
+    }
+
+    /// Prints one thing: JSON, or as people read it.
+    fn print<T: serde::Serialize>(
+        &self,
+        thing: &T,
+        text: impl Fn(&T) -> String,
+    ) -> Result<(), Failure> {
         if self.json {
-            output::json(run)
+            output::json(thing)
         } else {
-            output::result(&show::run(run))
+            output::result(&text(thing))
         }
     }
 
@@ -124,7 +199,11 @@ impl Session {
 
     /// Not knowing them is no failure: the run is what was asked for.
     async fn name_dead(&self, run: &Run) {
-        match self.client.dead(Some(run.run), None, NAMED_DEAD).await {
+        let which = Which {
+            run: Some(run.run),
+            ..Which::default()
+        };
+        match self.client.dead(&which, NAMED_DEAD).await {
             Ok(dead) => dead
                 .iter()
                 .for_each(|batch| output::say(&show::dead_line(batch))),

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use super::Session;
 use crate::args::Submit;
-use crate::client::{ApiError, Submission};
+use crate::client::ApiError;
 use crate::failure::Failure;
 use crate::items::{Batches, Grouping, ItemsError};
 use crate::output;
+use crate::requests::Submission;
 use crate::upload::Upload;
 
 /// FILE for stdin.

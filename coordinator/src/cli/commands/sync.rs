@@ -1,50 +1,39 @@
 //! `tidegate sync search-console`: one `gsc.plan` batch a property.
 
-use shared::name::{Key, PipelineName};
-use shared::search_console::{Days, PLAN_PIPELINE, PlanPayload, SearchType};
+use shared::name::PipelineName;
+use shared::search_console::{Days, PLAN_PIPELINE, Sync};
 use uuid::Uuid;
 
 use super::Session;
 use crate::args::SearchConsole;
-use crate::client::Submission;
 use crate::failure::Failure;
+use crate::requests::Submission;
 
 /// All days that Google keeps, which is 16 months.
 const DEFAULT_DAYS: u32 = 480;
 
 pub(super) async fn search_console(session: &Session, args: SearchConsole) -> Result<u8, Failure> {
-    let plans = plans(&args)?;
+    let watch = args.watch;
+    let batches = lines(args)?;
     let submission = Submission {
         pipeline: PipelineName::new(PLAN_PIPELINE).expect("a built-in name is well-formed"),
         priority: coordinator::run::Priority::default(),
         idempotency_key: Uuid::now_v7().to_string(),
     };
-    let batches = lines(plans)?;
     let run = session.client.submit(&submission, batches.into()).await?;
-    session.accepted(run, args.watch).await
+    session.accepted(run, watch).await
 }
 
-/// What to do for each property. A property that is named twice is synced once.
-fn plans(args: &SearchConsole) -> Result<Vec<PlanPayload>, Failure> {
-    let days = days(args)?;
-    let types = once(&args.types);
-    let dimensions = once(&args.dimensions);
-    let legal =
-        |search_type: &SearchType| dimensions.iter().any(|set| set.is_legal_for(*search_type));
-    if !types.is_empty() && !dimensions.is_empty() && !types.iter().any(legal) {
-        return Err(Failure::usage(
-            "nothing to fetch: Google answers none of --dimensions for any of --types \
-             (discover knows no query and no device, googleNews no query)",
-        ));
-    }
-    let plan = |property| PlanPayload {
-        property,
-        days,
-        types: types.clone(),
-        dimensions: dimensions.clone(),
+fn lines(args: SearchConsole) -> Result<String, Failure> {
+    let sync = Sync {
+        days: days(&args)?,
+        properties: args.properties,
+        types: args.types,
+        dimensions: args.dimensions,
         refetch: args.refetch,
     };
-    Ok(once(&args.properties).into_iter().map(plan).collect())
+    sync.lines()
+        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 fn days(args: &SearchConsole) -> Result<Days, Failure> {
@@ -57,51 +46,21 @@ fn days(args: &SearchConsole) -> Result<Days, Failure> {
     }
 }
 
-/// The submission: a line a property, whose name is the key.
-fn lines(plans: Vec<PlanPayload>) -> Result<Vec<u8>, Failure> {
-    #[derive(serde::Serialize)]
-    struct Line {
-        key: Key,
-        payload: PlanPayload,
-    }
-    let mut lines = Vec::new();
-    for payload in plans {
-        let key = Key::new(&payload.property).map_err(|problem| {
-            Failure::usage(format!("--property {}: {problem}", payload.property))
-        })?;
-        serde_json::to_writer(&mut lines, &Line { key, payload }).expect("a plan serialises");
-        lines.push(b'\n');
-    }
-    Ok(lines)
-}
-
-/// The values without repetitions, in their order.
-fn once<T: Clone + PartialEq>(values: &[T]) -> Vec<T> {
-    let mut kept = Vec::new();
-    for value in values {
-        if !kept.contains(value) {
-            kept.push(value.clone());
-        }
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command, Sync};
+    use crate::args::{self, Cli, Command};
 
     fn submitted(typed: &str) -> Result<String, Failure> {
         let line = format!("tidegate sync search-console {typed}");
         let cli =
             Cli::try_parse_from(line.split(' ')).map_err(|e| Failure::usage(e.to_string()))?;
-        let Command::Sync(Sync::SearchConsole(args)) = cli.command else {
+        let Command::Sync(args::Sync::SearchConsole(args)) = cli.command else {
             panic!("another command")
         };
-        let lines = lines(plans(&args)?)?;
-        Ok(String::from_utf8(lines).unwrap())
+        lines(args)
     }
 
     #[test]

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use uuid::Uuid;
 
 use super::write::{lock_known, write_tally};
 use super::{PostgresLedger, batch_uuid, bounded, run_uuid};
 use crate::ledger::record::page;
-use crate::ledger::row::Cells;
+use crate::ledger::row::{Cells, signed};
 use crate::ledger::{
     Backlog, BacklogId, DispatchLedger, LedgerError, OutBatch, Page, PendingBatch, group,
 };
@@ -129,6 +129,21 @@ impl DispatchLedger for PostgresLedger {
             .await?;
             write_tally(&mut transaction, &tally, now).await?;
             Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
+        bounded(async {
+            let row = sqlx::query(
+                "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r JOIN batches b ON b.run = r.id \
+                 WHERE r.state = 'running' AND b.pipeline = $1 AND b.state = 0 LIMIT $2) b",
+            )
+            .bind(pipeline.as_str())
+            .bind(signed(enough))
+            .fetch_one(&self.pool)
+            .await?;
+            Cells::batches(&row).count("waiting")
         })
         .await
     }

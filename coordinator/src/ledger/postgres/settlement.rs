@@ -59,7 +59,7 @@ async fn write_batches(
     sqlx::query(
         "UPDATE batches b SET state = u.state, attempt = u.attempt, failures = u.failures, \
          releases = u.releases, due = u.due, reason = u.reason, error = u.error, worker = u.worker, \
-         took_ms = u.took_ms, out_at = u.out_at \
+         took_ms = u.took_ms, out_at = u.out_at, alone_on = NULL \
          FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
               $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[]) \
               AS u (id, state, attempt, failures, releases, due, reason, error, worker, took_ms, out_at) \

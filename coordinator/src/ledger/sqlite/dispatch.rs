@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
-use shared::name::Attempt;
+use shared::name::{Attempt, PipelineName};
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::settlement::read_known;
@@ -60,16 +60,17 @@ impl DispatchLedger for SqliteLedger {
         now: Timestamp,
         limit: u32,
     ) -> Result<Page, LedgerError> {
-        // One more than asked for: whether it exists, and when it is due, says when to read again.
+        // One more than asked for: whether it exists, and when it is due, says when to read again. SQLite
+        // plans a query again whenever another number is bound to a bare LIMIT, hence the sum.
         let rows = sqlx::query(
             "SELECT b.id, b.attempt, b.bytes, b.due FROM runs r CROSS JOIN batches b ON b.run = r.id \
              WHERE b.state = 0 AND r.id = ? AND r.state = 'running' AND b.pipeline = ? AND b.key = ? \
-             ORDER BY b.due, b.seq LIMIT ?",
+             ORDER BY b.due, b.seq LIMIT ? + 1",
         )
         .bind(backlog.run.as_bytes().as_slice())
         .bind(backlog.pipeline.as_str())
         .bind(backlog.key.as_str())
-        .bind(i64::from(limit) + 1)
+        .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
         page(&rows, now, limit)
@@ -119,6 +120,18 @@ impl DispatchLedger for SqliteLedger {
         .await?;
         write_tally(&mut transaction, &tally, now).await?;
         Ok(transaction.commit().await?)
+    }
+
+    async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
+        let row = sqlx::query(
+            "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r CROSS JOIN batches b \
+             ON b.run = r.id AND b.pipeline = ? AND b.state = 0 WHERE r.state = 'running' LIMIT ?)",
+        )
+        .bind(pipeline.as_str())
+        .bind(i64::try_from(enough).unwrap_or(i64::MAX))
+        .fetch_one(&self.readers)
+        .await?;
+        Cells::batches(&row).count("waiting")
     }
 }
 

@@ -98,7 +98,7 @@ async fn write_batches(
     sqlx::query(
         "UPDATE batches SET state = v.value ->> 1, attempt = v.value ->> 2, failures = v.value ->> 3, \
          releases = v.value ->> 4, due = v.value ->> 5, reason = v.value ->> 6, error = v.value ->> 7, \
-         worker = v.value ->> 8, took_ms = v.value ->> 9, out_at = v.value ->> 10 \
+         worker = v.value ->> 8, took_ms = v.value ->> 9, out_at = v.value ->> 10, alone_on = NULL \
          FROM json_each(?) v WHERE batches.seq = v.value ->> 0",
     )
     .bind(batches.iter().map(row).collect::<Value>().to_string())

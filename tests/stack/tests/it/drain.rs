@@ -52,6 +52,8 @@ async fn a_draining_worker_finishes_what_runs_and_returns_the_rest() {
         10,
         "every batch was started once"
     );
+    let output = scripted.stack.worker("b").output().unwrap();
+    assert!(!output.contains("runs a batch alone"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

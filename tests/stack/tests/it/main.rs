@@ -4,10 +4,20 @@
 // A test's failures are panics with a backtrace.
 #![allow(clippy::unwrap_used)]
 
+mod ask;
 mod bad_input;
 mod bad_setup;
+mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+// Fail points are in debug builds only.
+#[cfg(debug_assertions)]
+mod failpoints;
+mod lost;
+mod operations;
+mod schedules;
 mod search_console;
 mod strangers;
+mod suspects;
+mod webhooks;

@@ -1,5 +1,6 @@
 //! `handler = "exec"`: a batch is one run of a command.
 //!
+//! - **Limits** of the pipeline's configuration are asked for one call before the command starts.
 //! - **stdin** gets the payload as JSON on one line, then end of file. Not reading it is fine.
 //! - **stdout** is the rows: NDJSON, one JSON document a line, blank lines ignored ([`rows`] has the limits).
 //! - **The exit code** says what becomes of the batch ([`verdict`] has the table); rows count with 0 only.
@@ -26,8 +27,9 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::FusedFuture;
 use serde_json::value::RawValue;
+use shared::ask::Want;
 use shared::config::{ConfigError, PipelineConfig, Span};
-use shared::name::PipelineName;
+use shared::name::{LimitName, PipelineName};
 use shared::outcome::printable_error;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
@@ -53,6 +55,8 @@ const REAP: Duration = Duration::from_secs(1);
 pub struct Exec {
     command: CommandTemplate,
     deadline: Span,
+    /// What each start of the command falls under.
+    limits: Vec<LimitName>,
 }
 
 /// How an attempt's process came to its end.
@@ -78,6 +82,7 @@ impl Exec {
         Ok(Self {
             command,
             deadline: config.deadline,
+            limits: config.limits.clone(),
         })
     }
 
@@ -155,6 +160,15 @@ impl Handler for Exec {
     type Input = Box<RawValue>;
 
     async fn handle(&self, input: Self::Input, ctx: &BatchContext) -> Result<Output, HandlerError> {
+        if !self.limits.is_empty() {
+            let want = |limit: &LimitName| Want {
+                limit: limit.clone(),
+                key: ctx.batch.key.clone(),
+                n: 1,
+            };
+            ctx.permit_all(self.limits.iter().map(want).collect())
+                .await?;
+        }
         // Another worker may have the program, or this one less to do, when it is tried again.
         let cannot_run =
             |error: io::Error| HandlerError::retry(format!("cannot run {}: {error}", self.command));
@@ -235,7 +249,7 @@ fn with_stderr(error: HandlerError, errors: &Tail) -> HandlerError {
             reason,
             error: add(error),
         },
-        throttled @ HandlerError::Throttled { .. } => throttled,
+        other @ (HandlerError::Throttled { .. } | HandlerError::CoordinatorAway) => other,
     }
 }
 

@@ -9,6 +9,7 @@ use shared::name::{Attempt, Key};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::permits::Unlimited;
 
 /// A deadline that a passing test never reaches.
 const NEVER: Duration = Duration::from_mins(1);
@@ -36,6 +37,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         batch,
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
+        permits: Unlimited::shared(),
     }
 }
 

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
+use shared::name::Key;
 use shared::outcome::Statistics;
 use tokio::time::Instant;
 
+use super::calendar::Calendar;
 use super::classify::{Class, classify};
 use super::client::{Call, Client, Query, Site, Sites};
-use super::rate::{Answer, Parked, Permits, Weight};
+use super::rate::{Answer, Limits, Weight};
 use super::slice_rows::SliceId;
 use super::store::{PropertyState, SearchAnalyticsStore};
 use super::token::{TokenError, TokenSource};
 use crate::handler::{BatchContext, HandlerError};
+use crate::permits::{NoPermit, Permit};
 
 /// Waits between tries of one call.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -32,7 +35,8 @@ const SITES_LIFE: Duration = Duration::from_mins(1);
 pub(super) struct Api {
     pub(super) client: Client,
     pub(super) tokens: TokenSource,
-    pub(super) permits: Arc<dyn Permits>,
+    pub(super) limits: Limits,
+    pub(super) calendar: Calendar,
     pub(super) store: Arc<dyn SearchAnalyticsStore>,
     pub(super) sites: tokio::sync::Mutex<Option<(Instant, Arc<[Site]>)>>,
     /// Which quota end was noted for a property, so that each is noted once and not by every batch.
@@ -114,24 +118,21 @@ impl<'a> Calls<'a> {
         let mut tries = 0;
         let mut refused_token = None;
         loop {
-            let permit = match weight {
-                Some(weight) => Some(self.permit(weight).await?),
-                None => None,
-            };
             let token = match &refused_token {
                 Some(refused) => self.api.tokens.replace(refused).await,
                 None => self.api.tokens.current().await,
             };
+            let mut leave = None;
             let trouble = match token {
                 Err(error) => self.token_trouble(error).await,
                 Ok(token) => {
+                    // Right before the call: a permit is for now.
+                    if let Some(weight) = weight {
+                        leave = Some((weight, self.permit(weight).await?));
+                    }
                     let trouble = match self.exchange(call, token.expose(), &mut read).await {
                         Ok(value) => {
-                            if let Some(permit) = permit {
-                                self.api
-                                    .permits
-                                    .report(self.property, permit, Answer::Accepted);
-                            }
+                            self.report(leave, Answer::Accepted);
                             return Ok(value);
                         }
                         Err(trouble) => trouble,
@@ -157,15 +158,13 @@ impl<'a> Calls<'a> {
                 // No attempt is used up: the next permit waits as long as the limit says, or says it is too long.
                 Trouble::Limited(answer, words) => {
                     tracing::debug!(property = self.property, answer = ?answer, error = words, "limited by google");
-                    match permit {
-                        Some(permit) => self.api.permits.report(self.property, permit, answer),
-                        None => {
-                            return Err(HandlerError::Throttled {
-                                reason: words,
-                                after: SITES_LIFE,
-                            });
-                        }
+                    if leave.is_none() {
+                        return Err(HandlerError::Throttled {
+                            reason: words,
+                            after: SITES_LIFE,
+                        });
                     }
+                    self.report(leave, answer);
                 }
                 Trouble::Transient(error) | Trouble::Unauthorized(error) => {
                     tries += 1;
@@ -210,20 +209,35 @@ impl<'a> Calls<'a> {
         })
     }
 
-    async fn permit(&self, weight: Weight) -> Result<super::rate::Permit, HandlerError> {
+    async fn permit(&self, weight: Weight) -> Result<Permit, HandlerError> {
+        let wants = self.api.limits.wants(&self.key(), weight);
+        let pipeline = &self.ctx.batch.pipeline;
         let deadline = Instant::from_std(self.ctx.deadline);
-        let parked = tokio::select! {
-            permit = self.api.permits.permit(self.property, weight, deadline) => match permit {
+        let refusal = tokio::select! {
+            permit = self.ctx.permits.permit(pipeline, wants, deadline) => match permit {
                 Ok(permit) => return Ok(permit),
-                Err(parked) => parked,
+                Err(refusal) => refusal,
             },
             () = self.ctx.cancelled.cancelled() => return Err(cancelled()),
         };
-        self.note_quota(&parked).await;
-        Err(HandlerError::Throttled {
-            reason: parked.reason.to_owned(),
-            after: parked.after,
-        })
+        self.note_quota(&refusal).await;
+        Err(refusal.into())
+    }
+
+    fn report(&self, leave: Option<(Weight, Permit)>, answer: Answer) {
+        let Some((weight, permit)) = leave else {
+            return;
+        };
+        let Api {
+            limits, calendar, ..
+        } = self.api;
+        let (about, said) = limits.said(&self.key(), weight, answer, calendar, Timestamp::now());
+        self.ctx.permits.report(permit, about, said);
+    }
+
+    /// Whose limits count. The property is that of the batch, unless somebody submitted it under another key.
+    fn key(&self) -> Key {
+        Key::new(self.property).unwrap_or_else(|_| self.ctx.batch.key.clone())
     }
 
     /// Waits a random while, unless the tries or the time are used up.
@@ -271,8 +285,16 @@ impl<'a> Calls<'a> {
         HandlerError::fail("permission_lost", words)
     }
 
-    async fn note_quota(&self, parked: &Parked) {
-        let Some(until) = parked.until else { return };
+    async fn note_quota(&self, refusal: &NoPermit) {
+        let NoPermit::Parked {
+            until: Some(until),
+            reason,
+            ..
+        } = refusal
+        else {
+            return;
+        };
+        let until = *until;
         let before = {
             let mut noted = self
                 .api
@@ -284,7 +306,7 @@ impl<'a> Calls<'a> {
         if before != Some(until) {
             self.note(&PropertyState::QuotaLimited {
                 until,
-                detail: parked.reason.to_owned(),
+                detail: reason.clone(),
             })
             .await;
         }

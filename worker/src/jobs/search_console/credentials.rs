@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use jsonwebtoken::EncodingKey;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use shared::name::Key;
 use url::Url;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Google's token endpoint; also what a service account's assertion is addressed to, whatever
 /// `token_uri` says (as Google's own library does it).
@@ -77,6 +79,23 @@ struct File {
 }
 
 impl Credentials {
+    /// What Google counts calls by: the account, of which nothing secret is said.
+    pub(super) fn counted_as(&self) -> Key {
+        let account = match &self.grant {
+            Grant::ServiceAccount { email, .. } => email.clone(),
+            // Who logged in is not in the file; each login has a token of its own.
+            Grant::AuthorizedUser {
+                client_id,
+                refresh_token,
+                ..
+            } => {
+                let login = xxh3_64(refresh_token.expose_secret().as_bytes());
+                format!("{client_id}#{login:016x}")
+            }
+        };
+        Key::new(&account).unwrap_or_default()
+    }
+
     /// Reads the file.
     pub(super) fn read(path: &Path) -> Result<Self, CredentialsError> {
         let text = std::fs::read(path).map_err(|source| CredentialsError::Unreadable {

@@ -1,10 +1,9 @@
 //! The built-in main job: keeps Google's Search Analytics rows in the sink.
 //!
 //! [`mod@plan`] finds out what is missing and asks for [`mod@slice`] batches; each of those fetches one day.
-//! Both call the API through `api`, which meets every fault; [`rate`] decides how fast.
+//! Both call the API through `api`, which meets every fault; `rate` knows what limits a call falls under.
 
 pub mod plan;
-pub mod rate;
 pub mod slice;
 pub mod slice_rows;
 pub mod store;
@@ -15,6 +14,7 @@ mod classify;
 mod client;
 mod credentials;
 mod page;
+mod rate;
 mod token;
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use calendar::Calendar;
 use client::Client;
 use credentials::Credentials;
 use plan::PlanHandler;
-use rate::{LocalPermits, Permits};
+use rate::Limits;
 use slice::SliceHandler;
 use store::SearchAnalyticsStore;
 use token::TokenSource;
@@ -45,7 +45,7 @@ pub enum JobError {
     Http(#[from] reqwest::Error),
 }
 
-/// The job: two handlers that share credentials, connections and rates.
+/// The job: two handlers that share credentials and connections.
 pub struct Job {
     shared: Arc<Shared>,
 }
@@ -65,16 +65,6 @@ impl Job {
         store: Arc<dyn SearchAnalyticsStore>,
     ) -> Result<Self, JobError> {
         let calendar = Calendar::new(config.now);
-        let permits = LocalPermits::new(config.rate_start, config.rate_max, calendar.clone());
-        Self::with_permits(config, store, Arc::new(permits))
-    }
-
-    /// The same, with leave for calls given by somebody else.
-    pub fn with_permits(
-        config: &SearchConsoleConfig,
-        store: Arc<dyn SearchAnalyticsStore>,
-        permits: Arc<dyn Permits>,
-    ) -> Result<Self, JobError> {
         let api = match &config.credentials {
             None => None,
             Some(path) => {
@@ -82,8 +72,9 @@ impl Job {
                 let http = client::http()?;
                 Some(Api {
                     client: Client::new(http.clone(), config.endpoint.clone()),
+                    limits: Limits::new(credentials.counted_as()),
                     tokens: TokenSource::new(credentials, http),
-                    permits,
+                    calendar: calendar.clone(),
                     store,
                     sites: tokio::sync::Mutex::default(),
                     noted: std::sync::Mutex::default(),
@@ -92,7 +83,7 @@ impl Job {
         };
         let shared = Shared {
             config: config.clone(),
-            calendar: Calendar::new(config.now),
+            calendar,
             api,
         };
         Ok(Self {

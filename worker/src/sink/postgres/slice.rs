@@ -129,7 +129,9 @@ async fn replace(
         update_record(&mut transaction, slice, sums, number).await?;
     }
     reactivate_property(&mut transaction, &slice.id.property).await?;
+    shared::failpoint::reach("w.sink.before_commit");
     transaction.commit().await?;
+    shared::failpoint::reach("w.sink.committed");
     Ok(Some(Committed::Now(completed)))
 }
 

@@ -61,7 +61,10 @@ impl GroupWriter for Writer {
             .bind(columns.result_indexes)
             .bind(columns.results)
             .fetch_all(&self.pool);
+        // One statement is its own transaction: before it is sent is the last moment before its commit.
+        shared::failpoint::reach("w.sink.before_commit");
         let stored: Vec<String> = bounded(work).await?;
+        shared::failpoint::reach("w.sink.committed");
         let stored: HashSet<String> = stored.into_iter().collect();
         let mut committed = Vec::with_capacity(group.len());
         for (write, completed) in group.iter().zip(completed) {

@@ -41,7 +41,9 @@ impl GroupWriter for Writer {
             }
             committed.push(write_one(&mut transaction, write).await?);
         }
+        shared::failpoint::reach("w.sink.before_commit");
         transaction.commit().await.map_err(sink_error)?;
+        shared::failpoint::reach("w.sink.committed");
         for set in new_sets {
             self.known_sets.add(&set);
         }

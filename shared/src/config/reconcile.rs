@@ -1,0 +1,42 @@
+//! `[reconcile]`: when a batch is taken for lost.
+
+use serde::Deserialize;
+
+use super::{BrokerConfig, ConfigError, Span};
+
+/// When a batch that is out is taken for lost and goes out again. `TIDEGATE_RECONCILE__…`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReconcileConfig {
+    /// How long nobody may have had it, while its queue is empty. Default 35 s; at least three heartbeats, since
+    /// the broker itself needs two to three to notice that a worker's connection is dead, and has its batches
+    /// until then. Longer heals later; work is never done twice because of it where results are stored.
+    pub after: Span,
+}
+
+impl Default for ReconcileConfig {
+    fn default() -> Self {
+        Self {
+            after: Span::seconds(35),
+        }
+    }
+}
+
+impl ReconcileConfig {
+    /// What is heard of batches is remembered for this long.
+    const MAX_AFTER: Span = Span::seconds(60 * 60);
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let heartbeats = Span::seconds(3 * u64::from(BrokerConfig::HEARTBEAT_S));
+        if self.after < heartbeats || self.after > Self::MAX_AFTER {
+            let problem = format!(
+                "must satisfy 3 x heartbeat <= after <= {}: 3 x {}s = {heartbeats}, after = {}",
+                Self::MAX_AFTER,
+                BrokerConfig::HEARTBEAT_S,
+                self.after
+            );
+            return Err(ConfigError::wrong("reconcile.after", problem));
+        }
+        Ok(())
+    }
+}
