@@ -14,6 +14,7 @@ mod exec;
 // Fail points are in debug builds only.
 #[cfg(debug_assertions)]
 mod failpoints;
+mod ledger;
 mod lost;
 mod operations;
 mod schedules;
