@@ -15,6 +15,7 @@ mod exec;
 // Fail points are in debug builds only.
 #[cfg(debug_assertions)]
 mod failpoints;
+mod ledger;
 mod lost;
 mod operations;
 mod schedules;
