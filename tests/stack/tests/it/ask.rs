@@ -68,6 +68,7 @@ fn claim(attempt: u32) -> Question {
         batch: BatchId::generate(),
         attempt: Attempt::new(attempt),
         worker: Instance::from("w".to_owned()),
+        alone: false,
     })
 }
 

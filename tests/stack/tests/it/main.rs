@@ -11,6 +11,7 @@ mod cancel;
 mod crashes;
 mod drain;
 mod exec;
+mod limits;
 mod lost;
 mod search_console;
 mod strangers;
