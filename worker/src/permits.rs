@@ -203,19 +203,17 @@ mod tests {
     fn permits(
         mut answer: impl FnMut(usize) -> Result<PermitAnswer, AskError> + Send + 'static,
     ) -> (CoordinatorPermits, Arc<Mutex<Vec<PermitRequest>>>) {
-        let asked: Arc<Mutex<Vec<PermitRequest>>> = Arc::default();
-        let asker = {
-            let asked = asked.clone();
-            Asker::answered_by(move |question| {
-                let Question::Permit(request) = question else {
-                    panic!("{question:?}");
-                };
-                let mut asked = asked.lock().unwrap();
-                asked.push(request);
-                answer(asked.len()).map(Answer::Permit)
-            })
-        };
-        (CoordinatorPermits { asker }, asked)
+        let requests: Arc<Mutex<Vec<PermitRequest>>> = Arc::default();
+        let noted = requests.clone();
+        let asker = Asker::answered_by(move |question| {
+            let Question::Permit(request) = question else {
+                panic!("{question:?}");
+            };
+            let mut noted = noted.lock().unwrap();
+            noted.push(request);
+            answer(noted.len()).map(Answer::Permit)
+        });
+        (CoordinatorPermits { asker }, requests)
     }
 
     async fn ask(permits: &CoordinatorPermits, deadline: Duration) -> Result<Permit, NoPermit> {
