@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures. Prints one JSON line a figure to stdout, everything else to stderr.
-# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path     (default: all)
+# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use     (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -27,9 +27,15 @@ slice_path() {
   kill $services
 }
 
-[ $# -gt 0 ] || set -- end_to_end slice_path
+limit_use() {
+  ensure rabbitmq postgresql
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p search-console-emulator -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin limit_use
+}
+
+[ $# -gt 0 ] || set -- end_to_end slice_path limit_use
 for figure in "$@"; do
-  [[ $figure =~ ^(end_to_end|slice_path)$ ]] || fail "there is no figure $figure: use end_to_end or slice_path"
+  [[ $figure =~ ^(end_to_end|slice_path|limit_use)$ ]] || fail "there is no figure $figure: use end_to_end, slice_path or limit_use"
 done
 
 ensure_rust

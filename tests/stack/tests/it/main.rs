@@ -12,10 +12,11 @@ mod cancel;
 mod crashes;
 mod drain;
 mod exec;
-// Fail points are in debug builds only.
 #[cfg(debug_assertions)]
+// Fail points are in debug builds only.
 mod failpoints;
 mod ledger;
+mod limits;
 mod lost;
 mod operations;
 mod schedules;
