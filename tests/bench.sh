@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures. Prints one JSON line a figure to stdout, everything else to stderr.
-# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path exec_lines     (default: all)
+# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use exec_lines     (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -27,13 +27,19 @@ slice_path() {
   kill $services
 }
 
+limit_use() {
+  ensure rabbitmq postgresql
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p search-console-emulator -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin limit_use
+}
+
 exec_lines() {
   ensure rabbitmq python
   cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
   cargo run --release --quiet -p tidegate-bench --bin exec_lines
 }
 
-figures="end_to_end slice_path exec_lines"
+figures="end_to_end slice_path limit_use exec_lines"
 # Names without spaces.
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $figures

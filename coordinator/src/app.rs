@@ -13,6 +13,7 @@ use shared::name::Instance;
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Api, Hosts, Patience, Server, Tokens};
@@ -24,6 +25,7 @@ use crate::depths::DepthsStage;
 use crate::dispatch::DispatchStage;
 use crate::doctor::Doctor;
 use crate::fleet::Fleet;
+use crate::ledger::postgres::PostgresLedger;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::levels::{LevelsStage, SharedLevels};
@@ -53,11 +55,6 @@ pub enum StartError {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The ledger's database is one that this build does not know.
-    #[error(
-        "ledger.url: a PostgreSQL ledger is not supported yet: use sqlite://… (the sink may be PostgreSQL)"
-    )]
-    PostgresLedger,
     /// The address is taken or not ours.
     #[error("api.listen: cannot listen on {address}: {problem}")]
     Listen {
@@ -82,9 +79,9 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Ledger(LedgerError::Unavailable(_)) => exit::UNAVAILABLE,
             Self::Config(_)
             | Self::Ledger(_)
-            | Self::PostgresLedger
             | Self::Listen { .. }
             | Self::Webhooks(_)
             // A topology that somebody else owns, and that is not there.
@@ -106,11 +103,8 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|problem| StartError::Listen { address, problem })?;
-    let ledger: Arc<dyn Ledger> = match config.ledger_url() {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteLedger::open(&path).await?),
-        DatabaseUrl::Postgres(_) => return Err(StartError::PostgresLedger),
-    };
     let instance = Instance::generate("coordinator");
+    let ledger = open_ledger(&config, &instance).await?;
     let connector = Connector::new(&config.broker, &instance);
     let topology = Topology::new(&config, connector.clone());
     let connection = connector.connect_at_start("topology").await?;
@@ -203,7 +197,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     };
     let api = Arc::new(Api {
         ledger: ledger.clone(),
-        operators: ledger,
+        operators: ledger.clone(),
         submission,
         schedules: schedules.shown.clone(),
         limits,
@@ -256,12 +250,37 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("cancel", cancel.run());
     lifecycle.spawn("control", control.run());
     lifecycle.spawn("api", api::serve(api, server));
+    lifecycle.spawn("ledger", keep_ledger(ledger.clone(), draining()));
     let code = lifecycle
         .run(DRAIN_PATIENCE)
         .await
         .map_err(anyhow::Error::from)?;
+    ledger.release().await;
     tracing::info!(code, "coordinator stopped");
     Ok(code)
+}
+
+async fn open_ledger(config: &Config, instance: &Instance) -> Result<Arc<dyn Ledger>, LedgerError> {
+    let url = config.ledger_url();
+    Ok(match &url {
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteLedger::open(path).await?),
+        DatabaseUrl::Postgres(secret) => {
+            let lanes = config.lanes;
+            Arc::new(PostgresLedger::open(secret, &url.address(), lanes, instance).await?)
+        }
+    })
+}
+
+/// Ends the process when another one has taken the ledger over: it could only hold on to outcomes that it
+/// may not settle.
+async fn keep_ledger(
+    ledger: Arc<dyn Ledger>,
+    draining: CancellationToken,
+) -> Result<(), LedgerError> {
+    tokio::select! {
+        lost = ledger.lost() => Err(lost),
+        () = draining.cancelled() => Ok(()),
+    }
 }
 
 /// What the stages stand on.

@@ -1,9 +1,17 @@
 //! The coordinator's metrics: their names and help texts in one place.
 
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
 /// Tells the recorder what each metric means; `/metrics` shows it as help text.
 pub fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    batches();
+    operations();
+    limits();
+    health();
+}
 
+/// The way of a batch.
+fn batches() {
     describe_counter!(
         "tidegate_accepted_total",
         "Batches of accepted runs, without follow-ups."
@@ -29,6 +37,42 @@ pub fn describe() {
         "Messages with outcomes that cannot be settled, put aside, by reason."
     );
     describe_counter!(
+        "tidegate_redelivered_outcomes_total",
+        "Outcomes of attempts that the broker had delivered before."
+    );
+    describe_counter!(
+        "tidegate_dead_messages_total",
+        "Messages from the dead queue, by whether they belong to a known batch."
+    );
+    describe_gauge!(
+        "tidegate_backlog_batches",
+        "Batches that are pending, by the ledger."
+    );
+    describe_histogram!(
+        "tidegate_publish_seconds",
+        Unit::Seconds,
+        "From the first publish of a group to its last confirm."
+    );
+    describe_histogram!(
+        "tidegate_publish_group_batches",
+        "Batches of one group of publishes."
+    );
+    describe_histogram!(
+        "tidegate_record_seconds",
+        Unit::Seconds,
+        "Recording a group of attempts as out."
+    );
+    describe_histogram!(
+        "tidegate_settle_seconds",
+        Unit::Seconds,
+        "Settling a group of outcomes."
+    );
+    describe_histogram!("tidegate_settle_group_outcomes", "Outcomes of one group.");
+}
+
+/// What people and the clock do.
+fn operations() {
+    describe_counter!(
         "tidegate_cancelled_total",
         "Pending batches that were cancelled because their run was."
     );
@@ -39,18 +83,6 @@ pub fn describe() {
     describe_counter!(
         "tidegate_discarded_total",
         "Dead batches that an operator called off."
-    );
-    describe_counter!(
-        "tidegate_redelivered_outcomes_total",
-        "Outcomes of attempts that the broker had delivered before."
-    );
-    describe_counter!(
-        "tidegate_dead_messages_total",
-        "Messages from the dead queue, by whether they belong to a known batch."
-    );
-    describe_counter!(
-        "tidegate_consumers_lost_total",
-        "Consumers that had to be built again, by stage."
     );
     describe_counter!(
         "tidegate_schedule_firings_total",
@@ -65,6 +97,10 @@ pub fn describe() {
         Unit::Seconds,
         "One call of a webhook, from looking up its host to its answer."
     );
+}
+
+/// What workers ask.
+fn limits() {
     describe_counter!(
         "tidegate_permits_total",
         "Answers to workers that asked whether a call may start, by pipeline and answer (granted, parked, unknown)."
@@ -82,6 +118,14 @@ pub fn describe() {
     describe_counter!(
         "tidegate_answers_lost_total",
         "Groups of answers to workers that could not be sent."
+    );
+}
+
+/// What is wrong, or was mended.
+fn health() {
+    describe_counter!(
+        "tidegate_consumers_lost_total",
+        "Consumers that had to be built again, by stage."
     );
     describe_counter!(
         "tidegate_missing_queues_total",
@@ -111,30 +155,6 @@ pub fn describe() {
         "tidegate_broker_blocked",
         "Whether the broker takes no publishes, for lack of memory or disk: 0 or 1."
     );
-    describe_gauge!(
-        "tidegate_backlog_batches",
-        "Batches that are pending, by the ledger."
-    );
-    describe_histogram!(
-        "tidegate_publish_seconds",
-        Unit::Seconds,
-        "From the first publish of a group to its last confirm."
-    );
-    describe_histogram!(
-        "tidegate_publish_group_batches",
-        "Batches of one group of publishes."
-    );
-    describe_histogram!(
-        "tidegate_record_seconds",
-        Unit::Seconds,
-        "Recording a group of attempts as out."
-    );
-    describe_histogram!(
-        "tidegate_settle_seconds",
-        Unit::Seconds,
-        "Settling a group of outcomes."
-    );
-    describe_histogram!("tidegate_settle_group_outcomes", "Outcomes of one group.");
 }
 
 /// A count as histograms take it.

@@ -187,3 +187,91 @@ impl Permits for Unlimited {
 
     fn report(&self, _: Permit, _: Vec<About>, _: Said) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use shared::name::Key;
+
+    use super::*;
+    use crate::ask::AskError;
+
+    const S: Duration = Duration::from_secs(1);
+
+    /// Permits from a coordinator that answers the n-th question so.
+    fn permits(
+        mut answer: impl FnMut(usize) -> Result<PermitAnswer, AskError> + Send + 'static,
+    ) -> (CoordinatorPermits, Arc<Mutex<Vec<PermitRequest>>>) {
+        let requests: Arc<Mutex<Vec<PermitRequest>>> = Arc::default();
+        let noted = requests.clone();
+        let asker = Asker::answered_by(move |question| {
+            let Question::Permit(request) = question else {
+                panic!("{question:?}");
+            };
+            let mut noted = noted.lock().unwrap();
+            noted.push(request);
+            answer(noted.len()).map(Answer::Permit)
+        });
+        (CoordinatorPermits { asker }, requests)
+    }
+
+    async fn ask(permits: &CoordinatorPermits, deadline: Duration) -> Result<Permit, NoPermit> {
+        let want = Want {
+            limit: LimitName::new("site").unwrap(),
+            key: Key::default(),
+            n: 1,
+        };
+        let pipeline = PipelineName::new("p").unwrap();
+        let deadline = Instant::now() + deadline;
+        permits.permit(&pipeline, vec![want], deadline).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_is_given_when_its_time_has_come() {
+        let (permits, asked) = permits(|_| Ok(PermitAnswer::Granted { after: 3 * S }));
+        let begin = Instant::now();
+        ask(&permits, 600 * S).await.unwrap();
+        assert_eq!(begin.elapsed().as_secs(), 3);
+        ask(&permits, 10 * S).await.unwrap();
+        let asked = asked.lock().unwrap();
+        let patience: Vec<Duration> = asked.iter().map(|request| request.patience).collect();
+        assert_eq!(patience, [PATIENCE, 10 * S]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_passed_on() {
+        let (permits, _) = permits(|_| {
+            Ok(PermitAnswer::Parked {
+                reason: "quota".into(),
+                after: 90 * S,
+                until: None,
+            })
+        });
+        let refusal = ask(&permits, 600 * S).await.unwrap_err();
+        assert!(matches!(refusal, NoPermit::Parked { after, .. } if after == 90 * S));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coordinator_that_comes_back_is_asked_again() {
+        let (permits, _) = permits(|number| match number {
+            ..20 => Err(AskError::NobodyAnswers),
+            _ => Ok(PermitAnswer::Granted { after: S }),
+        });
+        ask(&permits, 600 * S).await.unwrap();
+        permits
+            .until_answered(&PipelineName::new("p").unwrap())
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_and_so_does_the_time_before_the_deadline() {
+        let (permits, _) = permits(|_| Err(AskError::NobodyAnswers));
+        for (deadline, seconds) in [(600 * S, 60), (10 * S, 9)] {
+            let begin = Instant::now();
+            let refusal = ask(&permits, deadline).await.unwrap_err();
+            assert_eq!(refusal, NoPermit::CoordinatorAway);
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+    }
+}

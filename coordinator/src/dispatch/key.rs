@@ -71,7 +71,7 @@ impl More {
     }
 }
 
-/// Turns: see [`super::turns`].
+/// Turns: [`super::pipeline`] says how keys take them.
 impl KeyState {
     /// Whether it would have something to do with a turn that it does not have yet.
     pub(super) fn wants_turn(&self) -> bool {

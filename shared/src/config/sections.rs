@@ -63,7 +63,8 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
-    /// `sqlite://…`. Default: `ledger.db` in `data_dir`.
+    /// `sqlite://…` or `postgres://…`. Default: `ledger.db` in `data_dir`. Whichever it is, one coordinator
+    /// uses it at a time.
     pub url: Option<DatabaseUrl>,
 }
 

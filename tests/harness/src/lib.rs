@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod emulator;
+pub mod limit_use;
 pub mod port;
 pub mod postgres;
 pub mod processes;

@@ -153,12 +153,15 @@ pub(super) async fn a_paused_run_waits_and_goes_on(backend: &impl Backend) {
     let run = submit(&ledger, &submitted).await;
     send_out(&ledger, &submitted[..2], 1).await;
     let (id, waiting) = head(&ledger, run).await;
+    assert_eq!(ledger.waiting(&super::pipeline(), 9).await.unwrap(), 2);
+    assert_eq!(ledger.waiting(&super::pipeline(), 1).await.unwrap(), 1);
     let paused = ledger.pause(run, true).await.unwrap().unwrap();
     assert_eq!(
         (paused.state, paused.batches.pending),
         (RunState::Paused, 2)
     );
     assert_nothing_goes_out(&ledger, &id, &waiting).await;
+    assert_eq!(ledger.waiting(&super::pipeline(), 9).await.unwrap(), 0);
     assert_eq!(
         ledger.runs(Some(RunState::Paused), None, 10).await.unwrap(),
         [paused]

@@ -80,6 +80,15 @@ pub(super) async fn suspects_are_remembered(backend: &impl Backend) {
     suspect.stored.called_off = true;
     assert_eq!(ledger.suspect(batch).await.unwrap(), Some(suspect));
 
+    // Whoever ran it alone has said what became of it; its deaths count on.
+    ledger
+        .suspected(batch, 3, Some(&super::worker()))
+        .await
+        .unwrap();
+    settle(&ledger, &submitted[0], 1, complete(1)).await;
+    let done = ledger.suspect(batch).await.unwrap().unwrap();
+    assert_eq!((done.deaths, done.alone_on), (3, None));
+
     let stranger = BatchId::generate();
     assert_eq!(ledger.suspect(stranger).await.unwrap(), None);
     ledger.suspected(stranger, 1, None).await.unwrap();

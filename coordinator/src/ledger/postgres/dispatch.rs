@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::write::{lock_known, write_tally};
 use super::{PostgresLedger, batch_uuid, bounded, run_uuid};
 use crate::ledger::record::page;
-use crate::ledger::row::Cells;
+use crate::ledger::row::{Cells, signed};
 use crate::ledger::{
     Backlog, BacklogId, DispatchLedger, LedgerError, OutBatch, Page, PendingBatch, group,
 };
@@ -136,11 +136,11 @@ impl DispatchLedger for PostgresLedger {
     async fn waiting(&self, pipeline: &PipelineName, enough: u64) -> Result<u64, LedgerError> {
         bounded(async {
             let row = sqlx::query(
-                "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r JOIN batches b \
-                 ON b.run = r.id AND b.pipeline = $1 AND b.state = 0 WHERE r.state = 'running' LIMIT $2) some",
+                "SELECT count(*) AS waiting FROM (SELECT 1 FROM runs r JOIN batches b ON b.run = r.id \
+                 WHERE r.state = 'running' AND b.pipeline = $1 AND b.state = 0 LIMIT $2) b",
             )
             .bind(pipeline.as_str())
-            .bind(i64::try_from(enough).unwrap_or(i64::MAX))
+            .bind(signed(enough))
             .fetch_one(&self.pool)
             .await?;
             Cells::batches(&row).count("waiting")

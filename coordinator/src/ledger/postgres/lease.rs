@@ -164,7 +164,7 @@ impl Name {
                 () = released.cancelled() => break,
                 () = lost.cancelled() => return,
             }
-            match timeout(times.length, self.extend(&pool, times.length)).await {
+            match timeout(times.renewal, self.extend(&pool, times.length)).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => {
                     tracing::error!(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use shared::id::{BatchId, RunId};
+use shared::name::PipelineName;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ pub(super) async fn write_tally(
 ) -> Result<(), LedgerError> {
     write_runs(connection, tally, now).await?;
     write_statistics(connection, tally).await?;
-    let names: Vec<&str> = tally.pipelines.keys().map(|name| name.as_str()).collect();
+    let names: Vec<&str> = tally.pipelines.keys().map(PipelineName::as_str).collect();
     let pending: Vec<i64> = tally
         .pipelines
         .values()

@@ -14,9 +14,11 @@ mod crashes;
 mod drain;
 mod examples;
 mod exec;
-// Fail points are in debug builds only.
 #[cfg(debug_assertions)]
+// Fail points are in debug builds only.
 mod failpoints;
+mod ledger;
+mod limits;
 mod lost;
 mod operations;
 mod schedules;

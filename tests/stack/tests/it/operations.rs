@@ -11,7 +11,7 @@ use scenario::script::{PIPELINE, Scripted};
 use serde_json::{Value, json};
 use shared::id::RunId;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// How long nothing must move for it to be stopped.
 const STILL: Duration = Duration::from_secs(2);
 

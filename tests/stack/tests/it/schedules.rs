@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use harness::emulator::NO_QUOTAS;
+use harness::emulator::{NO_LIMITS, NO_QUOTAS};
 use harness::rabbitmq::shared as broker;
 use harness::stack::Stack;
 use harness::wait;
@@ -80,11 +80,9 @@ async fn a_scheduled_sync_is_a_sync() {
         .to_string();
     let properties = READABLE.join("\", \"");
     let nightly = format!(
-        "[schedules.nightly]\ncron = \"{cron}\"\nsearch_console = {{ properties = [\"{properties}\"], days = {DAYS} }}\n"
+        "{NO_LIMITS}[schedules.nightly]\ncron = \"{cron}\"\nsearch_console = {{ properties = [\"{properties}\"], days = {DAYS} }}\n"
     );
     let mut stack = Stack::new(broker(), &nightly).unwrap();
-    stack.set("TIDEGATE_SEARCH_CONSOLE__RATE_START", "1000.0");
-    stack.set("TIDEGATE_SEARCH_CONSOLE__RATE_MAX", "1000.0");
     let emulator = stack.start_emulator(NO_QUOTAS).await.unwrap();
     stack.start_coordinator().await.unwrap();
     stack.start_worker("a").await.unwrap();
