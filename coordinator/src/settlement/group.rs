@@ -2,6 +2,10 @@
 
 use crate::ledger::{Effect, Judged, LedgerError, Settled};
 
+/// Most outcomes of one transaction, and most bytes, but for the last message's: what they ask for is written in
+/// the same transaction, at several times their size.
+const OUTCOMES: usize = 4_096;
+const BYTES: usize = 16 * 1024 * 1024;
 /// Reasons of messages that are put aside.
 const UNKNOWN_BATCH: &str = "unknown_batch";
 const DAMAGED: &str = "damaged_ledger";
@@ -12,6 +16,7 @@ pub(super) struct Group<M> {
     messages: Vec<M>,
     /// For each outcome the index of its message.
     came_in: Vec<usize>,
+    bytes: usize,
 }
 
 /// A message with an outcome that cannot be settled.
@@ -30,13 +35,21 @@ impl<M> Default for Group<M> {
             outcomes: Vec::new(),
             messages: Vec::new(),
             came_in: Vec::new(),
+            bytes: 0,
         }
     }
 }
 
 impl<M> Group<M> {
-    pub(super) fn add(&mut self, message: M, outcomes: impl Iterator<Item = Judged>) {
+    /// Whether what comes next has to wait for another group.
+    pub(super) fn is_full(&self) -> bool {
+        self.outcomes.len() >= OUTCOMES || self.bytes >= BYTES
+    }
+
+    /// Adds a message of so many bytes.
+    pub(super) fn add(&mut self, message: M, bytes: usize, outcomes: impl Iterator<Item = Judged>) {
         let index = self.messages.len();
+        self.bytes += bytes;
         self.messages.push(message);
         for outcome in outcomes {
             self.outcomes.push(outcome);
@@ -104,12 +117,28 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_full_by_outcomes_or_by_bytes() {
+        let mut group = Group::default();
+        group.add("large", BYTES - 1, [judged()].into_iter());
+        assert!(!group.is_full());
+        group.add("small", 1, [judged()].into_iter());
+        assert!(group.is_full());
+
+        let mut group = Group::default();
+        let judged = judged();
+        group.add("one", 10, std::iter::repeat_n(judged.clone(), OUTCOMES - 1));
+        assert!(!group.is_full());
+        group.add("other", 10, [judged].into_iter());
+        assert!(group.is_full());
+    }
+
+    #[test]
     fn a_message_with_a_stranger_is_put_aside_once() {
         let mut group = Group::default();
-        group.add("fine", [judged(), judged()].into_iter());
-        group.add("empty", std::iter::empty());
-        group.add("unknown", [judged(), judged(), judged()].into_iter());
-        group.add("damaged", [judged()].into_iter());
+        group.add("fine", 10, [judged(), judged()].into_iter());
+        group.add("empty", 10, std::iter::empty());
+        group.add("unknown", 10, [judged(), judged(), judged()].into_iter());
+        group.add("damaged", 10, [judged()].into_iter());
         let damage = || LedgerError::Damaged {
             table: "batches",
             column: "state",

@@ -34,10 +34,9 @@ use crate::notice::Notice;
 use crate::quarantine;
 use group::{Group, Stranger};
 
-/// Unacked outcome messages, each with up to a hundred outcomes: two full groups.
-const PREFETCH: u16 = 64;
-/// Most outcomes of one transaction.
-const GROUP: usize = 4_096;
+/// Unacked outcome messages of a lane: of full ones, most of a group. They are in memory while the ledger is
+/// away, a megabyte each, or one outcome with all that it asks for.
+const PREFETCH: u16 = 32;
 /// Reason of a batch that asks for what cannot be.
 const BAD_FOLLOW_UP: &str = "bad_follow_up";
 
@@ -184,17 +183,16 @@ impl SettlementStage {
                     multiple: false,
                 });
             self.read(delivery, &mut group).await?;
-            next = if group.outcomes.len() < GROUP {
-                more.next().now_or_never().flatten()
-            } else {
-                None
-            };
+            if group.is_full() {
+                break;
+            }
+            next = more.next().now_or_never().flatten();
         }
         shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
         let settled = self.settle(&group.outcomes).await;
         shared::failpoint::reach("c.outcome.committed");
-        if group.outcomes.len() < GROUP {
+        if !group.is_full() {
             self.pulse().caught_up = started;
         }
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
@@ -235,7 +233,8 @@ impl SettlementStage {
                     .reports
                     .into_iter()
                     .map(|report| self.judge(worker, report));
-                group.add(delivery, judged);
+                let bytes = delivery.data.len();
+                group.add(delivery, bytes, judged);
                 Ok(())
             }
             Err(error) => {
@@ -266,43 +265,35 @@ impl SettlementStage {
         quarantine::put_aside(&self.publishing, message, reason, error).await
     }
 
-    /// Settles until the ledger has it: an outcome is never acked before. Those whose rows in the ledger make
-    /// no sense are found by halving the group, and only they fail.
+    /// Settles until the ledger has it: an outcome is never acked before. Of what failed the first half is tried
+    /// next, which is quick to try while the ledger is away, finds the outcomes whose rows in the ledger make
+    /// no sense (only they fail), and ends with something that the ledger can do in time.
     async fn settle(&self, group: &[Judged]) -> Vec<Result<Settled, LedgerError>> {
         let mut settled = Vec::with_capacity(group.len());
-        let mut todo = vec![group];
+        let (mut todo, mut failures) = (vec![group], 0);
         while let Some(part) = todo.pop() {
-            match self.settle_together(part).await {
-                Ok(done) => settled.extend(done.into_iter().map(Ok)),
-                Err(error) if part.len() <= 1 => settled.push(Err(error)),
-                Err(_) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    todo.extend([second, first]);
+            let error = match self.ledger.settle(part, Timestamp::now()).await {
+                Ok(done) => {
+                    count(&done);
+                    settled.extend(done.into_iter().map(Ok));
+                    failures = 0;
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let is_damaged = matches!(error, LedgerError::Damaged { .. });
+            if !is_damaged {
+                failures += 1;
+                tracing::error!(%error, outcomes = part.len(), "cannot settle, trying again");
+                tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+            }
+            match part.split_at(part.len() / 2) {
+                ([], _) if is_damaged => settled.push(Err(error)),
+                ([], one) => todo.push(one),
+                (first, second) => todo.extend([second, first]),
             }
         }
         settled
-    }
-
-    /// In one transaction, tried again until it works.
-    ///
-    /// # Errors
-    /// [`LedgerError::Damaged`] alone: trying again would not help.
-    async fn settle_together(&self, group: &[Judged]) -> Result<Vec<Settled>, LedgerError> {
-        for failures in 1.. {
-            match self.ledger.settle(group, Timestamp::now()).await {
-                Ok(settled) => {
-                    count(&settled);
-                    return Ok(settled);
-                }
-                Err(error @ LedgerError::Damaged { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again");
-                }
-            }
-            tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-        }
-        unreachable!("the loop only ends by returning")
     }
 
     /// What should become of the batch, by its pipeline's policy, in words that any ledger can store.
