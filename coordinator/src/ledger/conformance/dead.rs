@@ -277,3 +277,20 @@ pub(super) async fn discarded_batches_are_cancelled(backend: &impl Backend) {
     assert_eq!(nothing.batches, 0);
     assert_eq!(view(&ledger, run).await.batches.cancelled, 3);
 }
+
+pub(super) async fn a_long_reason_is_cut(backend: &impl Backend) {
+    let ledger = backend.open().await;
+    let submitted = batches("a", 1);
+    let run = submit(&ledger, &submitted).await;
+    // Nothing that could be compressed.
+    let letters = std::iter::repeat_with(|| rand::random_range('a'..='z'));
+    let long: String = letters.take(4_096).collect();
+    let settled = settle(&ledger, &submitted[0], 1, kill(&long)).await;
+    assert_eq!(settled.effect, Effect::Dead);
+    let filter = DeadFilter {
+        reason: Some(long.clone()),
+        ..of_run(run)
+    };
+    let dead = ledger.dead(&filter, 10).await.unwrap();
+    assert_eq!(dead[0].reason, long[..255]);
+}

@@ -74,6 +74,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     dead::redriven_batches_start_over_in_time(&fresh()).await;
     dead::cancelled_runs_are_not_redriven(&fresh()).await;
     dead::discarded_batches_are_cancelled(&fresh()).await;
+    dead::a_long_reason_is_cut(&fresh()).await;
     reconciliation::what_is_out_for_long_is_found(&fresh()).await;
     reconciliation::suspects_are_remembered(&fresh()).await;
     memory::what_is_remembered_survives(&fresh()).await;
