@@ -48,9 +48,14 @@ impl Window {
         self.size().saturating_sub(self.out)
     }
 
-    /// Shuts the window until then; a time that has passed opens it.
-    pub(super) fn park(&mut self, until: Timestamp) {
-        self.parked_until = Some(until);
+    /// Shuts the window until then, or for longer, if it was for longer; a time that has passed opens it.
+    pub(super) fn park(&mut self, until: Timestamp, now: Timestamp) {
+        let longer = self.parked_until.filter(|longer| *longer > until);
+        self.parked_until = if until > now {
+            longer.or(Some(until))
+        } else {
+            None
+        };
     }
 
     /// Opens it when the time has come.

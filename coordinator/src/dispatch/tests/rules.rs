@@ -281,6 +281,20 @@ fn parked_keys_hold_no_place_and_wake_by_themselves() {
 }
 
 #[test]
+fn the_limit_that_is_used_up_for_longest_counts() {
+    for whose in [Some("a"), None] {
+        let mut world = world(10, None);
+        world.submit_normal("a", 1);
+        world.park(whose, in_seconds(&world, 60));
+        world.park(whose, in_seconds(&world, 10));
+        world.wait(59_999);
+        assert_eq!(world.take("work", ANY), 0, "{whose:?}");
+        world.wait(1);
+        assert_eq!(world.take("work", ANY), 1, "{whose:?}");
+    }
+}
+
+#[test]
 fn parking_ends_when_a_later_word_says_so() {
     let mut world = world(10, None);
     world.submit_normal("a", 3);

@@ -340,7 +340,12 @@ impl World {
             } => {
                 for pipeline in pipelines {
                     let whose = (pipeline.clone(), key.clone());
-                    self.told.parked.insert(whose, *until);
+                    let parked = self.told.parked.entry(whose).or_insert(*until);
+                    *parked = if *until > self.now {
+                        *until.max(parked)
+                    } else {
+                        *until
+                    };
                 }
             }
             Notice::Slots(slots) => self.slots.clone_from(slots),
