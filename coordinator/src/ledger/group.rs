@@ -127,7 +127,10 @@ impl<R: Copy + Ord> Changes<R> {
     ) -> (Effect, Vec<Backlog>) {
         let change = transition::settle(&known.stored, outcome, now);
         let Some(mut update) = change.store else {
-            return (change.effect, vec![]);
+            // Told again: whoever settled it may never have heard that it did.
+            let waits = change.effect == Effect::Stale && known.stored.state == State::Pending;
+            let backlogs = (waits && known.is_dispatched()).then(|| known.backlog(known.since));
+            return (change.effect, backlogs.into_iter().collect());
         };
         update.reason = update.reason.as_deref().map(storable_reason);
         update.error = update.error.as_deref().map(storable);

@@ -69,6 +69,9 @@ pub trait DispatchLedger: Send + Sync + 'static {
     /// What is pending, by run, pipeline and key: of one run, or of all. Here and below, only what belongs to
     /// a running run is there to be dispatched. Costs as much as there are keys, however many batches wait.
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError>;
+    /// Waits until nobody knows whether a write happened, because its answer was lost: whoever would have told
+    /// what came of it told nothing.
+    async fn doubted(&self);
     /// What is out.
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError>;
     /// The first `limit` batches of a backlog that are due at `now`, longest due first.
@@ -402,7 +405,8 @@ pub struct Settled {
     pub attempt: Attempt,
     /// What it did to the batch.
     pub effect: Effect,
-    /// Backlogs that are not empty because of it: the batch's own when it goes out again, its follow-ups'.
+    /// Backlogs that are not empty because of it: the batch's own when it goes out again (or, stale, went again
+    /// before), its follow-ups'.
     pub backlogs: Vec<Backlog>,
 }
 
@@ -447,7 +451,7 @@ pub struct DeadFilter {
 /// Why the ledger did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The database is away, locked, full or slow. Nothing was changed; it may work later.
+    /// The database is away, locked, full or slow; it may work later. A write may have happened all the same.
     #[error("the ledger is not available: {0}")]
     Unavailable(#[from] sqlx::Error),
     /// A stored value makes no sense.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use serde_json::value::RawValue;
 use shared::id::BatchId;
 use shared::name::{Attempt, Key};
@@ -92,6 +93,41 @@ impl Fixture {
     fn heard(&mut self) -> Notice {
         self.notices.try_recv().unwrap()
     }
+}
+
+#[tokio::test]
+async fn what_was_begun_is_told_although_the_client_went_away() {
+    let mut fixture = Fixture::new().await;
+    let (run, _) = fixture.run(1).await;
+    let operations = fixture.operations.clone();
+    for begun in [
+        operations.pause(run).boxed(),
+        operations.resume(run).boxed(),
+        operations.prioritize(run, Priority::High).boxed(),
+        operations.cancel(run).boxed(),
+    ] {
+        // Polled once, and dropped.
+        assert!(begun.now_or_never().is_none());
+        let told = tokio::time::timeout(Duration::from_secs(20), fixture.notices.recv());
+        let notice = told.await.expect("the dispatcher is told");
+        assert!(matches!(
+            notice,
+            Some(Notice::Stopped(id) | Notice::Changed(id)) if id == run
+        ));
+    }
+    operations.cancelled.notified().await;
+}
+
+#[tokio::test]
+async fn a_run_that_may_be_cancelled_is_looked_for() {
+    let fixture = Fixture::new().await;
+    let (run, _) = fixture.run(1).await;
+    let operations = fixture.operations;
+    fixture.ledger.close().await;
+    let error = operations.cancel(run).await.unwrap_err();
+    assert!(matches!(error, OperationError::Ledger(_)), "{error}");
+    let rung = operations.cancelled.notified().now_or_never();
+    assert!(rung.is_some());
 }
 
 #[tokio::test]

@@ -315,7 +315,10 @@ impl World {
             Notice::Settled(settled) => {
                 for settled in settled {
                     let place = self.told.places.get(&settled.batch);
-                    let heard = !matches!(settled.effect, Effect::Stale | Effect::Unknown);
+                    let heard = match settled.effect {
+                        Effect::Stale => !settled.backlogs.is_empty(),
+                        effect => effect != Effect::Unknown,
+                    };
                     if heard && place.is_some_and(|after| *after < settled.attempt) {
                         self.free(settled.batch);
                     }

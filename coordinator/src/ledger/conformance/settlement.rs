@@ -183,6 +183,10 @@ pub(super) async fn failures_wait_and_end_dead(backend: &impl Backend) {
     let due = settled[0].backlogs[0].due;
     assert_eq!(due, NOW + Duration::from_secs(10));
     let id = &settled[0].backlogs[0].id;
+    // Said again because the answer was lost, it tells the same.
+    let again = settle(&ledger, &submitted[0], 1, retry(2)).await;
+    assert_eq!(again.effect, Effect::Stale);
+    assert_eq!(again.backlogs, settled[0].backlogs);
     assert_eq!(
         ledger
             .read_pending(id, NOW, 10)

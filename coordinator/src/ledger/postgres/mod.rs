@@ -13,6 +13,7 @@ mod operations;
 mod reconciliation;
 mod settlement;
 mod submission;
+mod transaction;
 mod views;
 mod write;
 
@@ -24,11 +25,13 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use shared::id::{BatchId, RunId};
 use shared::name::Instance;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::lease::{Lease, LeaseTimes};
+use self::transaction::Write;
 use super::{Ledger, LedgerError};
 
 /// How long one operation may take, waiting for a connection included. A bit more than the server allows a
@@ -41,6 +44,8 @@ const OPERATION_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct PostgresLedger {
     pool: PgPool,
     lease: Arc<Lease>,
+    /// Rung when nobody knows whether a commit happened.
+    doubts: Arc<Notify>,
 }
 
 impl PostgresLedger {
@@ -74,6 +79,7 @@ impl PostgresLedger {
         let ledger = Self {
             pool,
             lease: Arc::new(lease),
+            doubts: Arc::default(),
         };
         connect::migrate(&ledger.pool, address).await?;
         ledger.remove_half_submitted().await?;
@@ -81,10 +87,10 @@ impl PostgresLedger {
     }
 
     /// A transaction that only the owner of the ledger gets.
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        self.lease.check(&mut transaction).await?;
-        Ok(transaction)
+    async fn begin(&self) -> Result<Write, LedgerError> {
+        let mut write = Write::new(self.pool.begin().await?, self.doubts.clone());
+        self.lease.check(&mut write).await?;
+        Ok(write)
     }
 }
 

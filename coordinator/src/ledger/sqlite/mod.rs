@@ -31,7 +31,7 @@ use super::{Ledger, LedgerError, check_version};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections for the API's questions and the dispatcher's pages.
 const READERS: u32 = 4;
-/// Bytes of WAL after which SQLite copies it into the file: a few seconds of full load, so that a page
+/// Pages of WAL after which SQLite copies it into the file: a few seconds of full load, so that a page
 /// that changes twice is copied once.
 const CHECKPOINT_PAGES: &str = "8000";
 /// KiB of pages that the writer keeps: what is out and what goes out next stays in memory. Readers start
@@ -119,6 +119,13 @@ impl SqliteLedger {
         };
         ledger.remove_half_submitted().await?;
         Ok(ledger)
+    }
+
+    /// Answers nobody any more.
+    #[cfg(test)]
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, LedgerError> {
