@@ -68,7 +68,7 @@ pub struct Handled {
     pub batches: u64,
     /// Nothing was changed.
     pub dry_run: bool,
-    /// The coordinator stops: there are more, and doing it again does the rest.
+    /// The coordinator stops: there may be more, and doing it again does the rest.
     pub interrupted: bool,
 }
 
@@ -186,7 +186,8 @@ impl Operations {
             if !redriven.backlogs.is_empty() {
                 self.tell(Notice::Pending(redriven.backlogs)).await;
             }
-            let done = redriven.batches < u64::from(CHUNK);
+            // A chunk may be short although there are more: what became of a batch since it was chosen is seen.
+            let done = redriven.batches == 0;
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches redriven");
                 metrics::counter!("tidegate_redriven_total").increment(batches);
@@ -206,7 +207,7 @@ impl Operations {
         loop {
             let discarded = self.ledger.discard(filter, CHUNK, Timestamp::now()).await?;
             batches += discarded;
-            let done = discarded < u64::from(CHUNK);
+            let done = discarded == 0;
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches discarded");
                 metrics::counter!("tidegate_discarded_total").increment(batches);
