@@ -137,7 +137,8 @@ impl<R: Copy + Ord> Changes<R> {
         let BacklogId { run, pipeline, .. } = &known.backlog;
         let (from, to) = (known.stored.state, update.stored.state);
         self.tally.moved(*run, pipeline, from, to, 1);
-        let out_at = (from == State::Out).then_some(known.since);
+        let is_out = from == State::Out && known.stored.attempt == outcome.attempt;
+        let out_at = is_out.then_some(known.since);
         known.stored = update.stored;
         known.since = update.due;
 

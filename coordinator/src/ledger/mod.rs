@@ -415,7 +415,7 @@ pub struct Settled {
 pub enum Effect {
     /// The batch is completed.
     Completed,
-    /// The batch is completed, after it had been called dead or cancelled.
+    /// The batch is completed, after it had been called dead or cancelled, or its attempt failed or lost.
     CompletedLate,
     /// The batch is pending again.
     Again,
@@ -425,7 +425,7 @@ pub enum Effect {
     Cancelled,
     /// Nothing: the same attempt was settled before.
     Duplicate,
-    /// Nothing: a later attempt was made since.
+    /// Nothing: its attempt ended otherwise before, and the batch goes on.
     Stale,
     /// Nothing: the ledger knows no such batch, or no such attempt.
     Unknown,

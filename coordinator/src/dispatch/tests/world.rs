@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) broker: Vec<(BatchId, Attempt)>,
     /// The broker lost these.
     pub(super) lost: Vec<(BatchId, Attempt)>,
+    /// These were called lost; somebody may have them all the same.
+    pub(super) called_lost: Vec<(BatchId, Attempt)>,
     /// Keys in the order in which their batches were taken.
     pub(super) order: Vec<Key>,
     told: Told,
@@ -87,6 +89,7 @@ impl World {
             confirmed: vec![],
             broker: vec![],
             lost: vec![],
+            called_lost: vec![],
             order: vec![],
             told: Told::default(),
             slots: HashMap::new(),
@@ -249,6 +252,7 @@ impl World {
             match stored.state {
                 State::Out if stored.attempt == attempt => {
                     self.judge(batch, attempt, Verdict::Lose);
+                    self.called_lost.push((batch, attempt));
                 }
                 // Not recorded yet.
                 State::Pending if stored.attempt < attempt => self.lost.push((batch, attempt)),

@@ -60,6 +60,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     settlement::follow_ups_exist_exactly_once(&fresh()).await;
     settlement::failures_wait_and_end_dead(&fresh()).await;
     settlement::a_late_completion_wins(&fresh()).await;
+    settlement::a_completion_that_was_called_lost_wins(&fresh()).await;
     settlement::strangers_are_unknown(&fresh()).await;
     settlement::a_large_group_is_one_group(&fresh()).await;
     settlement::sums_stop_at_the_largest_number(&fresh()).await;

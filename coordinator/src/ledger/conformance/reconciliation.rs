@@ -3,7 +3,9 @@
 use shared::id::BatchId;
 use shared::name::{Attempt, Instance};
 
-use super::{Backend, after, batches, complete, key, pipeline, send_out, settle, submit, view};
+use super::{
+    Backend, after, batches, complete, key, kill, pipeline, send_out, settle, submit, view,
+};
 use crate::ledger::OperationsLedger;
 use crate::ledger::transition::{State, Stored};
 use crate::ledger::{DispatchLedger, Effect, OutSince, ReconciliationLedger, Suspect, Verdict};
@@ -41,7 +43,9 @@ pub(super) async fn what_is_out_for_long_is_found(backend: &impl Backend) {
         Effect::Stale
     );
     assert_eq!(
-        settle(&ledger, &submitted[2], 1, complete(1)).await.effect,
+        settle(&ledger, &submitted[2], 1, kill("failed"))
+            .await
+            .effect,
         Effect::Stale
     );
     send_out(&ledger, &submitted[2..3], 2).await;
