@@ -161,10 +161,11 @@ pub trait ReconciliationLedger: Send + Sync + 'static {
     async fn out_since(&self, before: Timestamp, limit: u32) -> Result<Vec<OutSince>, LedgerError>;
     /// What is known of a batch that was delivered again; `None` when the ledger has no such batch.
     async fn suspect(&self, batch: BatchId) -> Result<Option<Suspect>, LedgerError>;
-    /// Remembers how often a batch's worker died, and who runs it alone now.
+    /// Remembers how often a batch's worker died, and who runs this attempt of it alone now: unless that is over.
     async fn suspected(
         &self,
         batch: BatchId,
+        attempt: Attempt,
         deaths: u32,
         alone_on: Option<&Instance>,
     ) -> Result<(), LedgerError>;

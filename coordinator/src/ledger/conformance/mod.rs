@@ -78,6 +78,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     dead::a_long_reason_is_cut(&fresh()).await;
     reconciliation::what_is_out_for_long_is_found(&fresh()).await;
     reconciliation::suspects_are_remembered(&fresh()).await;
+    reconciliation::only_the_attempt_that_is_out_is_suspected(&fresh()).await;
     memory::what_is_remembered_survives(&fresh()).await;
     memory::webhooks_are_due_when_runs_finish(&fresh()).await;
     views::a_batch_tells_its_history(&fresh()).await;

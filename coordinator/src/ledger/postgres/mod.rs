@@ -2,7 +2,8 @@
 //!
 //! Groups travel as arrays, so a group of a thousand costs a few statements, not thousands. Locks are
 //! always taken in this order, so that nobody waits in a circle: the lease (shared), runs by id, pipelines
-//! by name. Whoever changes a batch holds its run, so batches need no locks of their own.
+//! by name. Whoever changes the state of a batch holds its run, so batches need no locks of their
+//! own.
 
 mod connect;
 mod dead;
