@@ -285,6 +285,15 @@ async fn the_same_key_gives_the_same_run() {
         .await
         .unwrap_err();
     assert!(matches!(other, SubmissionError::Conflict(run) if run == first.run));
+    let urgent = Submission {
+        pipeline: "hashes".into(),
+        priority: Priority::High,
+        idempotency_key: Some("nightly".into()),
+        webhook: None,
+    };
+    let lines = futures::stream::iter([Ok::<_, String>(Bytes::from_static(b"{\"payload\":1}"))]);
+    let other = fixture.stage.submit(urgent, lines).await.unwrap_err();
+    assert!(matches!(other, SubmissionError::Conflict(run) if run == first.run));
     for unusable in ["", "a b", "ä", &"k".repeat(256)] {
         let error = fixture
             .submit(Some(unusable), "{\"payload\":1}")
