@@ -162,7 +162,10 @@ impl SubmissionStage {
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Accepted, SubmissionError> {
         let pipeline = self.pipeline(&submission.pipeline)?;
-        check_idempotency_key(submission.idempotency_key.as_deref())?;
+        submission
+            .idempotency_key
+            .as_deref()
+            .map_or(Ok(()), check_idempotency_key)?;
         self.check_webhook(submission.webhook.as_deref())?;
         if let Some(retry) = self.pressure.refuse() {
             return Err(SubmissionError::Backpressure(retry));
@@ -323,12 +326,13 @@ async fn recognise<E: std::fmt::Display>(
     }
 }
 
-fn check_idempotency_key(key: Option<&str>) -> Result<(), SubmissionError> {
-    let usable = |key: &str| {
-        (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_graphic())
-    };
-    if key.is_none_or(usable) {
+/// Whether it may be one.
+///
+/// # Errors
+/// [`SubmissionError::IdempotencyKey`] otherwise.
+pub fn check_idempotency_key(key: &str) -> Result<(), SubmissionError> {
+    let fits = (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len());
+    if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(())
     } else {
         Err(SubmissionError::IdempotencyKey)
