@@ -249,9 +249,9 @@ fn apply(stored: &Stored, verdict: &Verdict, now: Timestamp) -> Change {
 }
 
 /// What cancelling its run does to a batch: pending ones are cancelled at once, those that are out become
-/// what their outcome says. Called set-wise by the ledgers, one statement for many batches.
-#[must_use]
-pub fn cancel(stored: &Stored) -> Option<Stored> {
+/// what their outcome says. The ledgers do this in one statement for many batches.
+#[cfg(test)]
+pub(crate) fn cancel(stored: &Stored) -> Option<Stored> {
     (stored.state == State::Pending).then_some(Stored {
         state: State::Cancelled,
         ..*stored

@@ -20,7 +20,9 @@ use tokio::sync::mpsc;
 use crate::ledger::{LedgerError, NewRun, Opened, SubmissionLedger};
 use crate::notice::Notice;
 use crate::run::{Priority, Run};
-pub use admission::{NoPressure, NoWebhooks, Pressure, Retry, Room, WebhookCheck};
+#[cfg(test)]
+pub(crate) use admission::{NoPressure, NoWebhooks};
+pub use admission::{Pressure, Retry, Room, WebhookCheck};
 use building::{Building, Chunk};
 use lines::{Lines, MAX_LINE_BYTES, read_line};
 
