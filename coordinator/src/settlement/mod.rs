@@ -19,7 +19,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use shared::backoff::Backoff;
-use shared::broker::{Ack, BrokerError, Connector, PublishingPool, Settle};
+use shared::broker::{AckWindow, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
 use shared::name::{Instance, Lane, PipelineName};
 use shared::outcome::{Completed, Outcome, Outcomes, Report};
@@ -97,6 +97,8 @@ impl Drop for Resting<'_> {
 
 /// A delivery and the lane that it came from.
 type FromLane = (usize, Result<Delivery, BrokerError>);
+/// The same, once it has arrived.
+type Message = (usize, Delivery);
 
 #[async_trait]
 impl Consumer for SettlementStage {
@@ -156,7 +158,8 @@ impl SettlementStage {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Settles the first message and everything that is already here, then acks it all.
+    /// Settles the first message and everything that is already here, then acks it all: strangers last, because
+    /// putting them aside takes a broker that lets us publish.
     async fn settle_group<S>(
         &self,
         first: FromLane,
@@ -167,22 +170,12 @@ impl SettlementStage {
         S: Stream<Item = FromLane> + Unpin,
     {
         let mut group = Group::default();
-        let mut acks: BTreeMap<usize, Ack> = BTreeMap::new();
+        let mut unacked: Vec<AckWindow> = lanes.iter().map(|_| AckWindow::default()).collect();
         let mut next = Some(first);
         while let Some((lane, delivery)) = next {
             let delivery = delivery?;
-            acks.entry(lane)
-                .and_modify(|ack| {
-                    *ack = Ack {
-                        tag: delivery.delivery_tag,
-                        multiple: true,
-                    }
-                })
-                .or_insert(Ack {
-                    tag: delivery.delivery_tag,
-                    multiple: false,
-                });
-            self.read(delivery, &mut group).await?;
+            unacked[lane].deliver(delivery.delivery_tag);
+            self.read((lane, delivery), &mut group);
             if group.is_full() {
                 break;
             }
@@ -198,27 +191,29 @@ impl SettlementStage {
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.outcomes.len()));
-        let strangers = group.strangers(&settled);
+        let (done, strangers) = group.sort(&settled);
         let settled = settled.into_iter().flatten().collect();
         // Before the acks: if those fail, the same outcomes come again and are duplicates, which tell the
         // dispatcher nothing. It ends before this stage only while draining, and then needs no news.
         let _ = self.notices.send(Notice::Settled(settled)).await;
+        for (lane, delivery) in done {
+            unacked[*lane].done(delivery.delivery_tag);
+        }
+        ack(lanes, &mut unacked).await?;
+        shared::failpoint::reach("c.outcome.acked");
         for stranger in strangers {
             self.put_aside(&stranger).await?;
+            let (lane, delivery) = stranger.message;
+            unacked[*lane].done(delivery.delivery_tag);
+            ack(lanes, &mut unacked).await?;
         }
-        for (lane, ack) in acks {
-            lanes[lane].ack(ack).await?;
-        }
-        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 
-    /// Adds a message's outcomes to the group, or puts a stranger aside.
-    async fn read(
-        &self,
-        delivery: Delivery,
-        group: &mut Group<Delivery>,
-    ) -> Result<(), BrokerError> {
+    /// Adds a message's outcomes to the group.
+    fn read(&self, message: Message, group: &mut Group<Message>) {
+        let delivery = &message.1;
+        let bytes = delivery.data.len();
         match Outcomes::decode(&delivery.properties, &delivery.data) {
             Ok(outcomes) => {
                 let redelivered = outcomes
@@ -233,24 +228,13 @@ impl SettlementStage {
                     .reports
                     .into_iter()
                     .map(|report| self.judge(worker, report));
-                let bytes = delivery.data.len();
-                group.add(delivery, bytes, judged);
-                Ok(())
+                group.add(message, bytes, judged);
             }
-            Err(error) => {
-                tracing::error!(%error, "a message on the outcomes queue holds no outcomes, put aside");
-                quarantine::put_aside(
-                    &self.publishing,
-                    &delivery,
-                    "undecodable_outcomes",
-                    &error.to_string(),
-                )
-                .await
-            }
+            Err(error) => group.add_undecodable(message, bytes, error.to_string()),
         }
     }
 
-    async fn put_aside(&self, stranger: &Stranger<'_, Delivery>) -> Result<(), BrokerError> {
+    async fn put_aside(&self, stranger: &Stranger<'_, Message>) -> Result<(), BrokerError> {
         let Stranger {
             message,
             reason,
@@ -262,7 +246,7 @@ impl SettlementStage {
             "outcomes cannot be settled, their message is put aside in tidegate.quarantine"
         );
         metrics::counter!("tidegate_strange_outcomes_total", "reason" => *reason).increment(1);
-        quarantine::put_aside(&self.publishing, message, reason, error).await
+        quarantine::put_aside(&self.publishing, &message.1, reason, error).await
     }
 
     /// Settles until the ledger has it: an outcome is never acked before. Of what failed the first half is tried
@@ -366,6 +350,16 @@ impl SettlementStage {
             .get(pipeline)
             .map_or_else(|| policy(&PipelineConfig::default()), policy)
     }
+}
+
+/// Acks what is done.
+async fn ack(lanes: &[Settle], unacked: &mut [AckWindow]) -> Result<(), BrokerError> {
+    for (lane, unacked) in lanes.iter().zip(unacked) {
+        for ack in unacked.take_acks() {
+            lane.ack(ack).await?;
+        }
+    }
+    Ok(())
 }
 
 fn count(settled: &[Settled]) {
