@@ -38,12 +38,20 @@ pub trait Ledger:
     + MemoryLedger
     + LedgerViews
     + OperatorViews
+    + Ownership
 {
     /// Waits until another process has taken the ledger over: every write fails from then on, so this one
     /// had better end.
     async fn lost(&self) -> LedgerError;
     /// Lets a successor have the ledger at once. Nothing may be written after.
     async fn release(&self);
+}
+
+/// Whose the ledger is.
+pub trait Ownership: Send + Sync + 'static {
+    /// Whether it surely is this process's. Otherwise another one may have taken it over, and whatever needs no
+    /// write to the ledger had better be left to that.
+    fn is_sure(&self) -> bool;
 }
 
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.

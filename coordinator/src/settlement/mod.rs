@@ -11,7 +11,7 @@ mod storable;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::{SelectAll, select_all};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consuming::{ConsumeError, Consumer, Failures};
 use crate::ledger::transition::RetryPolicy;
-use crate::ledger::{Effect, Judged, LedgerError, Settled, SettlementLedger, Verdict};
+use crate::ledger::{Effect, Judged, LedgerError, Ownership, Settled, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
 use group::{Group, Stranger};
@@ -37,6 +37,8 @@ use group::{Group, Stranger};
 /// Unacked outcome messages of a lane: of full ones, most of a group. They are in memory while the ledger is
 /// away, a megabyte each, or one outcome with all that it asks for.
 const PREFETCH: u16 = 32;
+/// How often to look whether the ledger is ours again.
+const UNSURE: Duration = Duration::from_millis(500);
 /// Reason of a batch that asks for what cannot be.
 const BAD_FOLLOW_UP: &str = "bad_follow_up";
 
@@ -44,6 +46,8 @@ const BAD_FOLLOW_UP: &str = "bad_follow_up";
 pub struct SettlementStage {
     /// Where outcomes are settled.
     pub ledger: Arc<dyn SettlementLedger>,
+    /// Knows whether another coordinator may have the ledger by now.
+    pub ownership: Arc<dyn Ownership>,
     /// How to reach the broker.
     pub connector: Connector,
     /// Where strangers are put aside.
@@ -103,6 +107,13 @@ type Message = (usize, Delivery);
 #[async_trait]
 impl Consumer for SettlementStage {
     async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
+        // Who may not be the owner any more takes nothing away from the one who is.
+        while !self.ownership.is_sure() {
+            tokio::select! {
+                () = tokio::time::sleep(UNSURE) => {}
+                () = self.draining.cancelled() => return Ok(()),
+            }
+        }
         let Some(connection) = self.connector.reconnect("outcomes", &self.draining).await else {
             return Ok(());
         };
@@ -165,7 +176,7 @@ impl SettlementStage {
         first: FromLane,
         more: &mut SelectAll<S>,
         lanes: &[Settle],
-    ) -> Result<(), BrokerError>
+    ) -> Result<(), ConsumeError>
     where
         S: Stream<Item = FromLane> + Unpin,
     {
@@ -183,7 +194,13 @@ impl SettlementStage {
         }
         shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
-        let settled = self.settle(&group.outcomes).await;
+        let (settled, given_up) = self.settle(&group.outcomes).await;
+        if let Some(error) = given_up {
+            // What is not acked is delivered again, to whoever is the owner then.
+            let settled = settled.into_iter().flatten().collect();
+            let _ = self.notices.send(Notice::Settled(settled)).await;
+            return Err(error.into());
+        }
         shared::failpoint::reach("c.outcome.committed");
         if !group.is_full() {
             self.pulse().caught_up = started;
@@ -251,8 +268,12 @@ impl SettlementStage {
 
     /// Settles until the ledger has it: an outcome is never acked before. Of what failed the first half is tried
     /// next, which is quick to try while the ledger is away, finds the outcomes whose rows in the ledger make
-    /// no sense (only they fail), and ends with something that the ledger can do in time.
-    async fn settle(&self, group: &[Judged]) -> Vec<Result<Settled, LedgerError>> {
+    /// no sense (only they fail), and ends with something that the ledger can do in time. Gives up, with the
+    /// reason, and with what is settled until then, when the ledger may be another coordinator's.
+    async fn settle(
+        &self,
+        group: &[Judged],
+    ) -> (Vec<Result<Settled, LedgerError>>, Option<LedgerError>) {
         let mut settled = Vec::with_capacity(group.len());
         let (mut todo, mut failures) = (vec![group], 0);
         while let Some(part) = todo.pop() {
@@ -267,6 +288,9 @@ impl SettlementStage {
             };
             let is_damaged = matches!(error, LedgerError::Damaged { .. });
             if !is_damaged {
+                if !self.ownership.is_sure() {
+                    return (settled, Some(error));
+                }
                 failures += 1;
                 tracing::error!(%error, outcomes = part.len(), "cannot settle, trying again");
                 tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
@@ -277,7 +301,7 @@ impl SettlementStage {
                 (first, second) => todo.extend([second, first]),
             }
         }
-        settled
+        (settled, None)
     }
 
     /// What should become of the batch, by its pipeline's policy, in words that any ledger can store.

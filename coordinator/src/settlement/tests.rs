@@ -52,10 +52,19 @@ impl SettlementLedger for Picky {
     }
 }
 
+struct Sure(bool);
+
+impl Ownership for Sure {
+    fn is_sure(&self) -> bool {
+        self.0
+    }
+}
+
 fn stage(ledger: Picky) -> SettlementStage {
     let connector = Connector::new(&BrokerConfig::default(), &Instance::generate("test"));
     let configured = PipelineName::new("known").unwrap();
     SettlementStage {
+        ownership: Arc::new(Sure(true)),
         ledger: Arc::new(ledger),
         publishing: connector.publishing_pool(),
         connector,
@@ -100,7 +109,7 @@ async fn damaged_rows_stop_nobody_else() {
         .into_iter()
         .map(|report| stage.judge(&worker, report))
         .collect();
-    let settled = stage.settle(&group).await;
+    let (settled, _) = stage.settle(&group).await;
     assert_eq!(settled.len(), group.len());
     for (judged, settled) in group.iter().zip(&settled) {
         match settled {
@@ -109,7 +118,7 @@ async fn damaged_rows_stop_nobody_else() {
         }
     }
     assert_eq!(settled.iter().filter(|s| s.is_err()).count(), 3);
-    assert_eq!(stage.settle(&[]).await.len(), 0);
+    assert_eq!(stage.settle(&[]).await.0.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,10 +130,28 @@ async fn a_group_that_takes_too_long_is_settled_in_parts() {
     });
     let judge = |_| stage.judge(&worker, report(&[]));
     let group: Vec<Judged> = (0..100).map(judge).collect();
-    let settled = stage.settle(&group).await;
+    let (settled, _) = stage.settle(&group).await;
     let settled: Vec<BatchId> = settled.into_iter().map(|s| s.unwrap().batch).collect();
     let asked: Vec<BatchId> = group.iter().map(|judged| judged.batch).collect();
     assert_eq!(settled, asked, "in their order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_be_the_owner_any_more_gives_up() {
+    let worker = Instance::generate("worker");
+    let mut stage = stage(Picky {
+        longest: 0,
+        ..Picky::default()
+    });
+    let group = [stage.judge(&worker, report(&[]))];
+    let settling = tokio::time::timeout(Duration::from_mins(5), stage.settle(&group));
+    assert!(
+        settling.await.is_err(),
+        "it is tried for as long as it takes"
+    );
+    stage.ownership = Arc::new(Sure(false));
+    let (settled, given_up) = stage.settle(&group).await;
+    assert!(settled.is_empty() && given_up.is_some());
 }
 
 #[tokio::test]

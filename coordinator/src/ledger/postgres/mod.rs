@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use self::lease::{Lease, LeaseTimes};
 use self::transaction::Write;
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, Ownership};
 
 /// How long one operation may take, waiting for a connection included. A bit more than the server allows a
 /// statement, so that its words are heard; without it, a network that swallows packets would be waited for
@@ -103,6 +103,12 @@ impl Ledger for PostgresLedger {
 
     async fn release(&self) {
         self.lease.release().await;
+    }
+}
+
+impl Ownership for PostgresLedger {
+    fn is_sure(&self) -> bool {
+        self.lease.is_sure()
     }
 }
 

@@ -181,6 +181,7 @@ async fn a_database_that_was_away_changes_nothing() {
     let error = pause(&ledger, "while").await.unwrap_err();
     assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
     tokio::time::sleep(TIMES.length).await;
+    assert!(!ledger.is_sure(), "another one may have it by now");
     server.start_again().unwrap();
     // The connections of before are broken, new ones are made.
     let started = Instant::now();
@@ -189,6 +190,10 @@ async fn a_database_that_was_away_changes_nothing() {
         assert!(started.elapsed() < Duration::from_secs(30), "{error}");
     }
     assert_eq!(paused(&ledger).await, ["after", "before"]);
+    while !ledger.is_sure() {
+        tokio::time::sleep(TIMES.renewal).await;
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
 }
 
 #[tokio::test]

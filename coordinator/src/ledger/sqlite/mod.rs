@@ -25,7 +25,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use self::lock::FileLock;
-use super::{Ledger, LedgerError, check_version};
+use super::{Ledger, LedgerError, Ownership, check_version};
 
 /// How long a write waits while another process holds the file's lock (a backup, a shell).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +61,13 @@ impl Ledger for SqliteLedger {
 
     /// The lock goes with the ledger, or with the process.
     async fn release(&self) {}
+}
+
+impl Ownership for SqliteLedger {
+    /// As long as the lock is held.
+    fn is_sure(&self) -> bool {
+        true
+    }
 }
 
 impl SqliteLedger {
