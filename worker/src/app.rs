@@ -84,7 +84,7 @@ pub async fn run_with(
     add: impl FnOnce(&mut Registry),
 ) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
-    telemetry::init_metrics()?;
+    let metrics = telemetry::init_metrics()?;
     let (sink, store) = open_sink(&config).await?;
     let mut registry = registry(&config, store)?;
     add(&mut registry);
@@ -150,6 +150,7 @@ pub async fn run_with(
         draining: lifecycle.draining(),
         stopping: lifecycle.stopping(),
     };
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("ask", ask.run());
