@@ -96,8 +96,8 @@ pub struct SharedLimits {
 struct Inner {
     /// The standard mutex: held for arithmetic, never across an await.
     limiter: Mutex<Limiter>,
-    /// Somebody has to be told that a key is held.
-    held: Notify,
+    /// Somebody has to be told that a key is held, or that a line has become long.
+    wake: Notify,
     /// The configured ones.
     pipelines: BTreeSet<PipelineName>,
     started: Instant,
@@ -112,7 +112,7 @@ impl SharedLimits {
     pub fn new(config: &Config) -> Self {
         let inner = Inner {
             limiter: Mutex::new(Limiter::new(config)),
-            held: Notify::new(),
+            wake: Notify::new(),
             pipelines: config.pipelines.keys().cloned().collect(),
             started: Instant::now(),
         };
@@ -147,8 +147,8 @@ impl Permits for SharedLimits {
         let moment = self.now();
         let mut limiter = self.limiter();
         let answer = limiter.permit(request, moment);
-        if limiter.has_news() {
-            self.inner.held.notify_one();
+        if limiter.has_news() || limiter.runs_ahead() {
+            self.inner.wake.notify_one();
         }
         drop(limiter);
         // Whatever a worker calls its pipeline, the metric has a label for each that is configured.
@@ -162,7 +162,7 @@ impl Permits for SharedLimits {
         let mut limiter = self.limiter();
         limiter.feedback(feedback, moment);
         if limiter.has_news() {
-            self.inner.held.notify_one();
+            self.inner.wake.notify_one();
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -59,6 +59,7 @@ impl LimitStage {
     /// Runs until draining; then nothing more is granted.
     pub async fn run(mut self) -> Result<(), Infallible> {
         let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut saved_at = Instant::now();
         let mut look = tokio::time::interval(SAVE_AT_MOST_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.draining.is_cancelled() {
@@ -68,17 +69,26 @@ impl LimitStage {
                 let _ = self.notices.send(notice).await;
             }
             tokio::select! {
-                () = self.limits.inner.held.notified() => continue,
+                () = self.limits.inner.wake.notified() => {
+                    if !self.runs_ahead() || saved_at.elapsed() < SAVE_AT_MOST_EVERY {
+                        continue;
+                    }
+                }
                 _ = save.tick() => self.limits.limiter().forget(self.limits.now()),
-                _ = look.tick() => if !self.limits.limiter().runs_ahead() {
+                _ = look.tick() => if !self.runs_ahead() {
                     continue;
                 },
                 () = self.draining.cancelled() => break,
             }
             self.save_or_say(false).await;
+            saved_at = Instant::now();
         }
         self.save_or_say(true).await;
         Ok(())
+    }
+
+    fn runs_ahead(&self) -> bool {
+        self.limits.limiter().runs_ahead()
     }
 
     async fn save_or_say(&mut self, stopped: bool) {
