@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::id::{BatchId, RunId};
-use shared::name::PipelineName;
+use shared::name::{Attempt, PipelineName};
 
 use super::{
     Backend, NOW, after, batches, complete, detail, judged, key, kill, pipeline, retry, send_out,
@@ -143,11 +143,11 @@ pub(super) async fn redriven_batches_start_over_in_time(backend: &impl Backend) 
     let run = submit(&ledger, &submitted).await;
     send_out(&ledger, &submitted[..1], 1).await;
     settle(&ledger, &submitted[0], 1, retry(9)).await;
-    bury(&ledger, &submitted[..1], 2, NOW).await;
     ledger
-        .suspected(submitted[0].id, 3, Some(&super::worker()))
+        .suspected(submitted[0].id, Attempt::new(2), 2, Some(&super::worker()))
         .await
         .unwrap();
+    bury(&ledger, &submitted[..1], 2, NOW).await;
     bury(&ledger, &submitted[1..], 1, after(1)).await;
     assert_eq!(view(&ledger, run).await.state, RunState::Completed);
 
