@@ -1,22 +1,28 @@
 //! The stage itself, and a ledger that wrote something whose answer nobody got.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::broker::Connector;
 use shared::config::{Config, PipelineConfig};
-use shared::id::BatchId;
-use shared::name::{Attempt, Instance, Key};
-use tokio::sync::Notify;
+use shared::id::{BatchId, RunId};
+use shared::name::{Attempt, Instance, Key, PipelineName};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::super::*;
+use super::super::DispatchStage;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{
-    Backlog, BacklogId, NewBatch, NewRun, OutBatch, PendingBatch, SubmissionLedger,
+    Backlog, BacklogId, DispatchLedger, LedgerError, NewBatch, NewRun, OutBatch, Page,
+    PendingBatch, SubmissionLedger,
 };
 use crate::run::Priority;
+use crate::topology::Topology;
 
 /// Says which runs the dispatcher looks at, and shows nothing of them.
 struct Doubtful {
