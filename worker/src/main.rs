@@ -7,7 +7,7 @@ use clap::Parser;
 
 /// Takes batches from RabbitMQ, does the work, stores the results and reports the outcomes.
 ///
-/// Exit codes: 0 drained when asked, 1 a task died, 2 usage, 69 RabbitMQ or the sink cannot be reached,
+/// Exit codes: 0 drained when asked, 1 a task died or handlers block too many threads, 2 usage, 69 RabbitMQ or the sink cannot be reached,
 /// 78 configuration is wrong.
 #[derive(Parser)]
 #[command(version)]
@@ -18,7 +18,8 @@ struct Arguments {
     config: Option<PathBuf>,
 }
 
-#[tokio::main]
+/// This thread is the AMQP side's; handlers have their own.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     shared::telemetry::init_logs("info");
