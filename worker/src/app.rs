@@ -144,7 +144,7 @@ pub async fn run_with(
     let health = HealthStage {
         listener,
         readiness: readiness.clone(),
-        metrics,
+        metrics: metrics.clone(),
         leaving: leaving.clone(),
     };
     tracing::info!(
@@ -201,6 +201,7 @@ pub async fn run_with(
     );
     lifecycle.spawn("reload", reload.map_err(anyhow::Error::from)?.run());
     lifecycle.spawn("health", health.run());
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("ask", ask.run());
