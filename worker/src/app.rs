@@ -158,7 +158,9 @@ pub async fn run_with(
         "worker starts"
     );
     let (handlers, stopping) = (registry.clone(), lifecycle.stopping());
-    let (asker, ask) = AskStage::new(connector.clone(), lifecycle.stopping());
+    // An abandoned handler could ask for ever.
+    let asking = lifecycle.stopping().child_token();
+    let (asker, ask) = AskStage::new(connector.clone(), asking.clone());
     let consume = ConsumeStage {
         permits: Arc::new(CoordinatorPermits {
             asker: asker.clone(),
@@ -216,6 +218,7 @@ pub async fn run_with(
             _ = closing.ended() => {}
             () = stopping.cancelled() => {}
         }
+        asking.cancel();
         leaving.cancel();
         consumed
     });

@@ -2,6 +2,7 @@
 //! batches ([`pace`](crate::pace)); RabbitMQ takes a new prefetch only for a new consumer, so one that has to
 //! change is replaced, rarely.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -57,16 +58,6 @@ impl Queues {
         }
     }
 
-    /// How many have work, of all and of this pipeline. Where none has, each may be the next to have.
-    fn with_work(&self, of: impl Fn(&OpenQueue) -> bool) -> u32 {
-        let all = || self.open.iter().filter(|queue| of(queue));
-        let count = match all().filter(|queue| queue.idle < IDLE).count() {
-            0 => all().count(),
-            some => some,
-        };
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
     /// The queues that should have another prefetch, and which.
     fn due(&mut self, slots: u32, look_ahead: u32) -> Vec<(usize, u16)> {
         for queue in &mut self.open {
@@ -75,16 +66,12 @@ impl Queues {
                 _ => 0,
             };
         }
-        let wanted = |queue: &OpenQueue| {
-            // It takes nothing from the others by being the next to have work.
-            let of_all = self.with_work(|_| true);
-            let of_pipeline = self.with_work(|other| other.pipeline == queue.pipeline);
-            prefetch(slots, look_ahead, of_pipeline, of_all)
-        };
-        let wanted: Vec<u16> = self.open.iter().map(wanted).collect();
+        let shares = self.shares();
+        let of_all = shares.values().sum();
         let mut due = Vec::new();
-        for (index, (queue, wanted)) in self.open.iter_mut().zip(wanted).enumerate() {
-            queue.too_many = if is_fewer(queue.prefetch, wanted) {
+        for (index, queue) in self.open.iter_mut().enumerate() {
+            let wanted = prefetch(slots, look_ahead, shares[&queue.pipeline], of_all);
+            queue.too_many = if is_more(wanted, queue.prefetch) {
                 queue.too_many + 1
             } else {
                 0
@@ -95,15 +82,24 @@ impl Queues {
         }
         due
     }
+
+    /// How many queues of each pipeline have work. Where none has, each may be the next.
+    fn shares(&self) -> BTreeMap<PipelineName, u32> {
+        let mut counts: BTreeMap<PipelineName, (u32, u32)> = BTreeMap::new();
+        for queue in &self.open {
+            let (with_work, all) = counts.entry(queue.pipeline.clone()).or_default();
+            *with_work += u32::from(queue.idle < IDLE);
+            *all += 1;
+        }
+        let share = |(with_work, all)| if with_work == 0 { all } else { with_work };
+        let shares = counts.into_iter();
+        shares.map(|(name, count)| (name, share(count))).collect()
+    }
 }
 
-/// By so much that it is worth a new consumer.
-fn is_more(now: u16, wanted: u16) -> bool {
-    u32::from(wanted) * 4 > u32::from(now) * 5
-}
-
-fn is_fewer(now: u16, wanted: u16) -> bool {
-    is_more(wanted, now)
+/// Whether the second is more than the first by so much that it is worth a new consumer.
+fn is_more(one: u16, other: u16) -> bool {
+    u32::from(other) * 4 > u32::from(one) * 5
 }
 
 impl OpenQueue {
@@ -161,10 +157,11 @@ impl ConsumeStage {
                 "holds another number of deliveries"
             );
             metrics::counter!("tidegate_prefetch_changes_total").increment(1);
-            let (deliveries, fresh) = self
+            let (deliveries, mut fresh) = self
                 .open_queue(session, connection, source, prefetch)
                 .await?;
             queues.deliveries.push(deliveries);
+            fresh.idle = queues.open[index].idle;
             let old = std::mem::replace(&mut queues.open[index], fresh);
             old.replaced.cancel();
             old.stop().await;
@@ -230,6 +227,5 @@ mod tests {
         for (now, wanted, more) in [(8, 10, false), (8, 11, true), (1, 2, true), (9, 8, false)] {
             assert_eq!(is_more(now, wanted), more, "{now} {wanted}");
         }
-        assert!(is_fewer(40, 9) && !is_fewer(10, 9));
     }
 }

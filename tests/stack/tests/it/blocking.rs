@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use harness::rabbitmq::shared as broker;
+use harness::stack::Stack;
 use harness::wait;
 use scenario::BLOCKING;
 use scenario::blocking::{batches, block_everything, freeze, start, wait_for_starts};
@@ -12,6 +13,8 @@ const SOON: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Far beyond any test.
 const HANG: Duration = Duration::from_hours(1);
+/// Longer than a worker may take to drain.
+const LONG: Duration = Duration::from_mins(1);
 const BLINK: Duration = Duration::from_millis(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,6 +27,13 @@ async fn handlers_that_block_all_threads_cost_no_connection() {
 async fn a_frozen_worker_does_nothing_twice() {
     let frozen = Duration::from_secs(9);
     freeze(broker(), frozen, HEARTBEAT).await.unwrap();
+}
+
+/// Handlers that nobody expects back keep no drain waiting.
+fn drained_in_time(stack: &mut Stack<'_>) -> String {
+    let output = stack.worker("a").output().unwrap();
+    assert!(!output.contains("not drained in time"), "{output}");
+    output
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +63,8 @@ async fn a_hung_handler_is_abandoned_and_its_slot_refilled() {
     }
     let worker = stack.worker("a");
     worker.wait_for_line("abandoned a handler", SOON).unwrap();
-    assert_eq!(worker.terminate(SOON).unwrap().code(), Some(0));
+    assert_eq!(worker.terminate(LONG).unwrap().code(), Some(0));
+    drained_in_time(&mut stack);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,8 +74,8 @@ async fn a_worker_with_too_many_abandoned_handlers_is_replaced() {
     let mut stack = start(broker(), settings, &allowed).await.unwrap();
     let run = stack.api.submit(BLOCKING, batches(&[HANG, HANG, BLINK]));
     let run = run.await.unwrap();
-    assert_eq!(stack.worker("a").exit_code(SOON).unwrap(), 1);
-    let output = stack.worker("a").output().unwrap();
+    assert_eq!(stack.worker("a").exit_code(LONG).unwrap(), 1);
+    let output = drained_in_time(&mut stack);
     assert!(output.contains("worker.max_abandoned = 1"), "{output}");
 
     // The hung ones were reported, so they are not run again; the third one was not their victim.

@@ -23,6 +23,8 @@ mod ledger;
 mod limits;
 mod lost;
 mod operations;
+mod prefetch;
+mod reload;
 mod schedules;
 mod search_console;
 mod strangers;
