@@ -17,6 +17,7 @@ use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::consume::ConsumeStage;
 use crate::control::{Cancelled, ControlListener};
+use crate::cursor::Cursors;
 use crate::handlers::exec::Exec;
 use crate::handlers::http::Http;
 use crate::handlers::noop::Noop;
@@ -108,7 +109,10 @@ pub async fn run_with(
     let listener = TcpListener::bind(address)
         .await
         .map_err(|problem| StartError::Listen { address, problem })?;
-    let (sink, store) = open_sink(&config).await?;
+    let (sink, store, cursors) = open_sink(&config).await?;
+    if let Err(error) = cursors.forget_old_cursors().await {
+        tracing::warn!(%error, "cannot remove old cursors");
+    }
     let mut registry = registry(&config, store)?;
     add(&mut registry);
     let worker = Instance::generate("worker");
@@ -186,6 +190,7 @@ pub async fn run_with(
         holding,
         tally: Tally::default(),
         readiness,
+        cursors,
         commit: Commit {
             sink,
             reports,
@@ -230,9 +235,14 @@ pub async fn run_with(
     Ok(code)
 }
 
-async fn open_sink(
-    config: &Config,
-) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
+/// One database, as what writes batches, the Search Console job and those who resume see it.
+type OpenSink = (
+    Arc<dyn Sink>,
+    Arc<dyn SearchAnalyticsStore>,
+    Arc<dyn Cursors>,
+);
+
+async fn open_sink(config: &Config) -> Result<OpenSink, StartError> {
     let url = config.sink_url();
     let failed = |problem| StartError::Sink {
         address: url.address(),
@@ -241,11 +251,11 @@ async fn open_sink(
     Ok(match &url {
         DatabaseUrl::Sqlite(path) => {
             let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
-            (sink.clone(), sink)
+            (sink.clone(), sink.clone(), sink)
         }
         DatabaseUrl::Postgres(url) => {
             let sink = Arc::new(PostgresSink::connect(url).await.map_err(failed)?);
-            (sink.clone(), sink)
+            (sink.clone(), sink.clone(), sink)
         }
     })
 }

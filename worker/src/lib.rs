@@ -13,6 +13,7 @@ pub mod claim;
 pub mod commit;
 pub mod consume;
 pub mod control;
+pub mod cursor;
 pub mod handler;
 pub mod handlers;
 pub mod health;

@@ -12,6 +12,7 @@ use tokio::task::JoinError;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::cursor::Cursor;
 use crate::handler::{BatchContext, HandlerError, Output};
 use crate::permits::Permits;
 use crate::registry::Served;
@@ -38,6 +39,7 @@ pub async fn process(
     threads: &HandlerThreads,
     served: &Served,
     batch: Batch,
+    saved: Cursor,
     permits: Arc<dyn Permits>,
     stop: &CancellationToken,
 ) -> Processed {
@@ -49,6 +51,7 @@ pub async fn process(
         deadline,
         cancelled: cancelled.clone(),
         permits,
+        saved,
     };
     let handler = served.handler.clone();
     let mut handling = threads.run(async move { handler.handle(&ctx).await });
@@ -146,7 +149,8 @@ mod tests {
             payload: RawValue::from_string(payload.into()).unwrap(),
         };
         let threads = HandlerThreads::here();
-        process(&threads, &served, batch, Unlimited::shared(), stop).await
+        let saved = Cursor::default();
+        process(&threads, &served, batch, saved, Unlimited::shared(), stop).await
     }
 
     async fn error(payload: &str) -> HandlerError {

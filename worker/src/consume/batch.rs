@@ -12,6 +12,7 @@ use shared::outcome::Outcome;
 
 use super::{ConsumeStage, Session};
 use crate::commit::{SinkAway, Work};
+use crate::cursor::Cursor;
 use crate::handler::HandlerError;
 use crate::held::Held;
 use crate::process::{Processed, process};
@@ -177,11 +178,24 @@ impl ConsumeStage {
 
     /// The outcome that is stored already, where the batch may have been done before.
     async fn done_before(&self, served: &Served, work: &Work) -> Result<Option<Outcome>, SinkAway> {
-        if served.sink && (work.redelivered || work.batch.attempt.number() > 1) {
+        if served.sink && is_again(work) {
             self.commit.find(&work.batch).await
         } else {
             Ok(None)
         }
+    }
+
+    /// How far an earlier attempt came, where there may have been one. Without an answer this one starts from the
+    /// beginning.
+    async fn cursor(&self, work: &Work) -> Cursor {
+        let mut found = None;
+        if is_again(work) {
+            found = self.cursors.cursor(work.batch.id).await.unwrap_or_else(|error| {
+                tracing::warn!(batch.id = %work.batch.id, %error, "cannot read a cursor, the batch starts from the beginning");
+                None
+            });
+        }
+        Cursor::kept_in(self.cursors.clone(), found)
     }
 
     /// Ends a batch without running it. What is stored is reported all the same: work that was committed is
@@ -231,6 +245,7 @@ impl ConsumeStage {
                 &self.threads,
                 served,
                 work.batch.clone(),
+                self.cursor(&work).await,
                 self.permits.clone(),
                 &stop
             ));
@@ -275,4 +290,9 @@ impl ConsumeStage {
             }
         }
     }
+}
+
+/// Whether somebody may have worked on it before.
+fn is_again(work: &Work) -> bool {
+    work.redelivered || work.batch.attempt.number() > 1
 }

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::control::ControlListener;
+use crate::cursor::Cursors;
 use crate::health::{Readiness, Standing};
 use crate::held::{Hands, Tally};
 use crate::holding::Holding;
@@ -66,6 +67,8 @@ pub struct ConsumeStage {
     pub control: ControlListener,
     /// Says whether batches come in.
     pub readiness: Readiness,
+    /// How far unfinished batches came.
+    pub cursors: Arc<dyn Cursors>,
     /// Finishes batches.
     pub commit: Commit,
     /// Nothing new is taken; what runs is finished.

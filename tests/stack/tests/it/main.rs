@@ -25,6 +25,7 @@ mod lost;
 mod operations;
 mod prefetch;
 mod reload;
+mod resume;
 mod schedules;
 mod search_console;
 mod strangers;
