@@ -11,6 +11,7 @@ use shared::batch::Batch;
 use tokio::task::JoinError;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::cursor::Cursor;
 use crate::handler::{BatchContext, HandlerError, Output};
@@ -53,8 +54,10 @@ pub async fn process(
         permits,
         saved,
     };
+    let span = span(&ctx.batch);
     let handler = served.handler.clone();
-    let mut handling = threads.run(async move { handler.handle(&ctx).await });
+    let handling = async move { handler.handle(&ctx).await };
+    let mut handling = threads.run(handling.instrument(span));
     let stopped = tokio::select! {
         ended = handling.ended() => return Processed::Ended(flatten(ended)),
         () = sleep_until(deadline.into()) => false,
@@ -74,6 +77,18 @@ pub async fn process(
         (false, Dropped::NotStarted) => Processed::NotStarted,
         (false, dropped) => Processed::Ended(Err(too_late(served.deadline, dropped, late.ok()))),
     }
+}
+
+/// What the handler logs says whose it is.
+fn span(batch: &Batch) -> Span {
+    tracing::info_span!(
+        "batch",
+        batch.id = %batch.id,
+        run.id = %batch.run,
+        pipeline = %batch.pipeline,
+        key = %batch.key,
+        attempt = %batch.attempt,
+    )
 }
 
 /// What it says about being stopped is better than what we could say: it has the command's last words.

@@ -23,7 +23,7 @@ pub async fn start<'a>(
     settings: &str,
     environment: &[(&str, &str)],
 ) -> Result<Stack<'a>> {
-    let pipeline = format!("[pipelines.{BLOCKING}]\nhandler = \"noop\"\n{settings}\n");
+    let pipeline = format!("[pipelines.{BLOCKING}]\n{settings}\n");
     let mut stack = Stack::new(broker, &pipeline)?;
     stack.set("TIDEGATE_WORKER__PIPELINES", BLOCKING);
     stack.set("TIDEGATE_WORKER__THREADS", THREADS.to_string());

@@ -3,16 +3,11 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use scenario::BLOCKING;
-use serde_json::value::RawValue;
-use shared::name::PipelineName;
-use worker::handler::{BatchContext, Handler, HandlerError, Output, Rows};
+use worker::{BatchContext, Handler, HandlerError, Output, Worker, async_trait};
 
 struct Blocking;
 
@@ -28,29 +23,11 @@ impl Handler for Blocking {
             .and_then(|mut file| writeln!(file, "{} {input}", ctx.batch.id));
         noted.map_err(|error| HandlerError::retry(error.to_string()))?;
         std::thread::sleep(Duration::from_millis(input));
-        let row = RawValue::from_string(input.to_string()).expect("a number is JSON");
-        Ok(Output {
-            rows: Rows::Json(vec![row]),
-            ..Output::default()
-        })
+        Output::rows([input])
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    shared::telemetry::init_logs("info");
-    let name = PipelineName::new(BLOCKING).expect("the name is well-formed");
-    let config: Option<PathBuf> = None;
-    let ended = worker::app::run_with(config, |registry| {
-        let mut served = registry.get(&name).expect("it is configured").clone();
-        served.handler = Arc::new(Blocking);
-        registry.serve(name, served);
-    });
-    match ended.await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    Worker::new().serve(BLOCKING, Blocking).run().await
 }

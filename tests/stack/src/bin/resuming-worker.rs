@@ -3,16 +3,12 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use scenario::{RESUMING, STEPS};
-use serde_json::value::RawValue;
-use shared::name::PipelineName;
-use worker::handler::{BatchContext, Handler, HandlerError, Output, Rows};
+use worker::{BatchContext, Handler, HandlerError, Output, Worker, async_trait};
 
 struct Resuming;
 
@@ -37,29 +33,11 @@ impl Handler for Resuming {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        let row = RawValue::from_string(from.to_string()).expect("a number is JSON");
-        Ok(Output {
-            rows: Rows::Json(vec![row]),
-            ..Output::default()
-        })
+        Output::rows([from])
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    shared::telemetry::init_logs("info");
-    let name = PipelineName::new(RESUMING).expect("the name is well-formed");
-    let config: Option<PathBuf> = None;
-    let ended = worker::app::run_with(config, |registry| {
-        let mut served = registry.get(&name).expect("it is configured").clone();
-        served.handler = Arc::new(Resuming);
-        registry.serve(name, served);
-    });
-    match ended.await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    Worker::new().serve(RESUMING, Resuming).run().await
 }

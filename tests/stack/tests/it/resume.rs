@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// One batch, and the worker `a` has done half of it.
 async fn midway() -> (Stack<'static>, RunId) {
-    let pipeline = format!("[pipelines.{RESUMING}]\nhandler = \"noop\"\n");
+    let pipeline = format!("[pipelines.{RESUMING}]\n");
     let mut stack = Stack::new(broker(), &pipeline).unwrap();
     stack.set("TIDEGATE_WORKER__PIPELINES", RESUMING);
     stack.set("TIDEGATE_WORKER__DRAIN_TIMEOUT", "1s");
