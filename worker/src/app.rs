@@ -126,12 +126,7 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     let leaving = CancellationToken::new();
     let pace = Pace::new(config.worker.look_ahead_bounds());
     let slots = Slots::new(config.worker.slots, pace.clone());
-    let (reports, reporter) = Reporter::new(
-        publishing.clone(),
-        worker.clone(),
-        config.lanes,
-        pace.clone(),
-    );
+    let (reports, reporter) = Reporter::new(publishing.clone(), worker.clone(), config.lanes);
     let presence = PresenceStage {
         worker: worker.clone(),
         pipelines: registry.names().cloned().collect(),

@@ -1,9 +1,10 @@
 //! How many deliveries to hold: enough that a free slot need not wait for the broker, and no more, because what
 //! waits here is kept from workers that are idle.
 //!
-//! Between the end of a batch and the delivery that follows it lies a *round trip*: its outcome is confirmed, it
-//! is acked, the broker sends the next one. What ends meanwhile in the other slots has to be replaced from what
-//! is held already, so the look-ahead follows from the round trip and from how long a batch keeps its slot.
+//! Between the end of a handler and the delivery that follows lies a *round trip*: its result is stored, perhaps with
+//! those of others, its outcome is confirmed, it is acked, the broker sends the next one. What ends meanwhile in the
+//! other slots has to be replaced from what is held already, so the look-ahead follows from the round trip and from
+//! how long a batch keeps its slot.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ const MARGIN: u32 = 2;
 /// Two durations that change slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Measured {
-    /// From the end of a batch until its outcome is confirmed.
+    /// From the end of a handler until its outcome is confirmed.
     round_trip: Duration,
     /// How long a batch keeps its slot.
     busy: Duration,
@@ -98,7 +99,7 @@ impl Pace {
         })
     }
 
-    /// An outcome was confirmed after this time.
+    /// A handler's outcome was confirmed so long after its end.
     pub fn note_round_trip(&self, span: Duration) {
         self.lock().round_trips.note(span);
     }

@@ -2,7 +2,6 @@
 //! up to a hundred in a message. Alone, an outcome waits for nobody.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
@@ -12,8 +11,6 @@ use shared::outcome::{MAX_OUTCOMES_BYTES, MAX_OUTCOMES_PER_MESSAGE, Outcomes, Re
 use shared::topology::OUTCOMES;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
-
-use crate::pace::Pace;
 
 /// Outcomes that may wait; more than a worker has slots.
 const QUEUE: usize = 8_192;
@@ -25,7 +22,6 @@ const GROUP: usize = 2_000;
 pub struct Reports {
     queue: mpsc::Sender<Waiting>,
     lanes: u16,
-    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -40,15 +36,15 @@ impl Reports {
     pub async fn confirmed(&self, key: &Key, report: Report) -> bool {
         let (confirmed, waiting) = oneshot::channel();
         let lane = key.lane(self.lanes);
-        let begun = Instant::now();
-        let waits = Waiting {
-            lane,
-            report,
-            confirmed,
-        };
-        let is_confirmed = self.queue.send(waits).await.is_ok() && waiting.await.is_ok();
-        self.pace.note_round_trip(begun.elapsed());
-        is_confirmed
+        self.queue
+            .send(Waiting {
+                lane,
+                report,
+                confirmed,
+            })
+            .await
+            .is_ok()
+            && waiting.await.is_ok()
     }
 }
 
@@ -60,15 +56,14 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter and the way to it. `pace` is told how long it takes.
+    /// A reporter and the way to it.
     #[must_use]
-    pub fn new(pool: PublishingPool, worker: Instance, lanes: u16, pace: Pace) -> (Reports, Self) {
+    pub fn new(pool: PublishingPool, worker: Instance, lanes: u16) -> (Reports, Self) {
         let (sender, queue) = mpsc::channel(QUEUE);
         (
             Reports {
                 queue: sender,
                 lanes,
-                pace,
             },
             Self {
                 queue,

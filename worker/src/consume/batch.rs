@@ -267,7 +267,9 @@ impl ConsumeStage {
                 Err(Away::Coordinator(Box::new(work.held)))
             }
             Processed::Ended(ended) => {
+                let begun = Instant::now();
                 let finished = self.commit.finish(work, ended, served.sink, slot).await;
+                self.pace.note_round_trip(begun.elapsed());
                 finished.map_err(Away::Sink)
             }
             Processed::Stopped if session.over.is_cancelled() => {
