@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shared::broker::{BrokerError, Connector};
-use shared::config::{Config, ConfigError, DatabaseUrl, HandlerKind};
+use shared::config::{Config, ConfigError, HandlerKind};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
@@ -26,9 +26,7 @@ use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
 use crate::report::Reporter;
-use crate::sink::postgres::PostgresSink;
-use crate::sink::sqlite::SqliteSink;
-use crate::sink::{Sink, SinkError};
+use crate::sinks::{DefaultSink, OpenError};
 
 /// Why the worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -39,14 +37,9 @@ pub enum StartError {
     /// The Search Console job cannot be set up.
     #[error("configuration: {0}")]
     SearchConsole(#[from] JobError),
-    /// The sink cannot be opened.
-    #[error("sink {address}: {problem}")]
-    Sink {
-        /// Which database.
-        address: String,
-        /// Why not.
-        problem: SinkError,
-    },
+    /// A sink cannot be opened.
+    #[error(transparent)]
+    Sink(#[from] OpenError),
     /// The broker refuses us or cannot be reached.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -60,11 +53,8 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Sink {
-                problem: SinkError::Unavailable(_),
-                ..
-            } => exit::UNAVAILABLE,
-            Self::Config(_) | Self::SearchConsole(_) | Self::Sink { .. } => exit::CONFIG,
+            Self::Sink(error) if error.is_unavailable() => exit::UNAVAILABLE,
+            Self::Config(_) | Self::SearchConsole(_) | Self::Sink(_) => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
@@ -85,16 +75,17 @@ pub async fn run_with(
 ) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     telemetry::init_metrics()?;
-    let (sink, store) = open_sink(&config).await?;
-    let mut registry = registry(&config, store)?;
+    let lifecycle = Lifecycle::new();
+    let default = DefaultSink::open(&config, lifecycle.draining()).await?;
+    let mut registry = registry(&config, default.store())?;
     add(&mut registry);
+    let sinks = default.and_others(&config, registry.sinks()).await?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
     let connection = connector.connect_at_start("start").await?;
     connector.goodbye(connection).await;
 
-    let lifecycle = Lifecycle::new();
     let publishing = connector.publishing_pool();
     let holding = Holding::default();
     let leaving = CancellationToken::new();
@@ -143,7 +134,7 @@ pub async fn run_with(
         all_slots: config.worker.slots,
         holding,
         commit: Commit {
-            sink,
+            sinks,
             reports,
             writer: worker,
         },
@@ -168,26 +159,6 @@ pub async fn run_with(
         .map_err(anyhow::Error::from)?;
     tracing::info!(code, "worker stopped");
     Ok(code)
-}
-
-async fn open_sink(
-    config: &Config,
-) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
-    let url = config.sink_url();
-    let failed = |problem| StartError::Sink {
-        address: url.address(),
-        problem,
-    };
-    Ok(match &url {
-        DatabaseUrl::Sqlite(path) => {
-            let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
-            (sink.clone(), sink)
-        }
-        DatabaseUrl::Postgres(url) => {
-            let sink = Arc::new(PostgresSink::connect(url).await.map_err(failed)?);
-            (sink.clone(), sink)
-        }
-    })
 }
 
 fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Registry, StartError> {

@@ -3,7 +3,7 @@
 //! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler,
 //! [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
 //! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
-//! results go; [`ask`] is the way to the coordinator, [`permits`] its leave for calls, [`claim`] what it says about
+//! results go, which [`sinks`] opens; [`ask`] is the way to the coordinator, [`permits`] its leave for calls, [`claim`] what it says about
 //! batches that were delivered before, [`control`] what it says to all workers, [`presence`] what this one says
 //! about itself. [`app`] wires it all.
 
@@ -24,3 +24,4 @@ pub mod process;
 pub mod registry;
 pub mod report;
 pub mod sink;
+pub mod sinks;

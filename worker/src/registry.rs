@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shared::config::SinkChoice;
 use shared::name::PipelineName;
 
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
@@ -43,8 +44,8 @@ pub struct Served {
     pub handler: Arc<dyn AnyHandler>,
     /// Longest run time of one attempt.
     pub deadline: Duration,
-    /// Whether results are stored, with a commit marker.
-    pub sink: bool,
+    /// Where results are stored, with a commit marker.
+    pub sink: SinkChoice,
 }
 
 /// The pipelines of this worker.
@@ -69,6 +70,11 @@ impl Registry {
     pub async fn close(&self) {
         let handlers = self.pipelines.values().map(|served| served.handler.close());
         futures::future::join_all(handlers).await;
+    }
+
+    /// Where the pipelines' results go.
+    pub fn sinks(&self) -> impl Iterator<Item = &SinkChoice> {
+        self.pipelines.values().map(|served| &served.sink)
     }
 
     /// All names, in order.

@@ -182,8 +182,8 @@ impl ConsumeStage {
 
     /// The outcome that is stored already, where the batch may have been done before.
     async fn done_before(&self, served: &Served, work: &Work) -> Result<Option<Outcome>, SinkAway> {
-        if served.sink && (work.redelivered || work.batch.attempt.number() > 1) {
-            self.commit.find(&work.batch).await
+        if work.redelivered || work.batch.attempt.number() > 1 {
+            self.commit.find(&work.batch, &served.sink).await
         } else {
             Ok(None)
         }
@@ -253,7 +253,7 @@ impl ConsumeStage {
                 Err(Away::Coordinator(work.held))
             }
             Processed::Ended(ended) => {
-                let finished = self.commit.finish(work, ended, served.sink, slot).await;
+                let finished = self.commit.finish(work, ended, &served.sink, slot).await;
                 finished.map_err(Away::Sink)
             }
             Processed::Stopped if session.over.is_cancelled() => {

@@ -121,6 +121,7 @@ impl Stage {
                 statistics: output.statistics,
                 follow_ups: output.follow_ups,
             },
+            batch_key: None,
         };
         self.ground
             .sink

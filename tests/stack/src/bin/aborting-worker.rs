@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
     let served = Served {
         handler: Arc::new(Aborting),
         deadline: Duration::from_mins(1),
-        sink: true,
+        sink: true.into(),
     };
     let name = PipelineName::new(ABORTING).expect("the name is well-formed");
     let config: Option<PathBuf> = None;
