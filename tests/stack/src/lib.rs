@@ -3,10 +3,14 @@
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
 //! batches can kill. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
-//! slow suite with a million.
+//! slow suite with a million; [`outage`] is one that the suite plays for seconds, and the slow suite for longer.
+
+// What is left behind is said on standard error.
+#![allow(clippy::print_stderr)]
 
 pub mod backlog;
 pub mod fairness;
+pub mod outage;
 pub mod script;
 pub mod search_console;
 
