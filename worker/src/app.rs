@@ -22,6 +22,7 @@ use crate::handlers::noop::Noop;
 use crate::holding::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::jobs::search_console::{Job, JobError};
+use crate::own::{OwnHandlers, OwnHandlersError};
 use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
@@ -34,6 +35,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
+    /// The program's own handlers do not fit it.
+    #[error("configuration: {0}")]
+    OwnHandlers(#[from] OwnHandlersError),
     /// The Search Console job cannot be set up.
     #[error("configuration: {0}")]
     SearchConsole(#[from] JobError),
@@ -54,7 +58,9 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Sink(error) if error.is_unavailable() => exit::UNAVAILABLE,
-            Self::Config(_) | Self::SearchConsole(_) | Self::Sink(_) => exit::CONFIG,
+            Self::Config(_) | Self::OwnHandlers(_) | Self::SearchConsole(_) | Self::Sink(_) => {
+                exit::CONFIG
+            }
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
@@ -63,23 +69,14 @@ impl StartError {
 }
 
 /// Starts everything, runs until a signal, and gives the exit code.
-pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
-    run_with(config_file, |_| {}).await
-}
-
-/// The same with handlers of one's own: `add` may add pipelines to those that are configured, or replace their
-/// handlers.
-pub async fn run_with(
-    config_file: Option<PathBuf>,
-    add: impl FnOnce(&mut Registry),
-) -> Result<u8, StartError> {
+pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
-    telemetry::init_metrics()?;
+    own.check(&config.pipelines)?;
+    let metrics = telemetry::init_metrics()?;
     let lifecycle = Lifecycle::new();
     let default = DefaultSink::open(&config, lifecycle.draining()).await?;
-    let mut registry = registry(&config, default.store())?;
-    add(&mut registry);
-    let sinks = default.and_others(&config, registry.sinks()).await?;
+    let registry = registry(&config, default.store(), &own)?;
+    let sinks = default.and_others(&config).await?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
@@ -141,6 +138,7 @@ pub async fn run_with(
         draining: lifecycle.draining(),
         stopping: lifecycle.stopping(),
     };
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("ask", ask.run());
@@ -161,13 +159,18 @@ pub async fn run_with(
     Ok(code)
 }
 
-fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Registry, StartError> {
+fn registry(
+    config: &Config,
+    store: Arc<dyn SearchAnalyticsStore>,
+    own: &OwnHandlers,
+) -> Result<Registry, StartError> {
     let job = Job::new(&config.search_console, store)?;
     let mut registry = Registry::default();
     for (name, pipeline) in config.served_pipelines() {
-        let handler: Arc<dyn AnyHandler> = match pipeline.handler {
+        let handler: Arc<dyn AnyHandler> = match pipeline.handler() {
             HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots)?),
             HandlerKind::Http => Arc::new(Http::new(&name, &pipeline)?),
+            HandlerKind::Library => own.get(&name)?,
             HandlerKind::Noop => Arc::new(Noop),
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),

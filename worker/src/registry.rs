@@ -72,11 +72,6 @@ impl Registry {
         futures::future::join_all(handlers).await;
     }
 
-    /// Where the pipelines' results go.
-    pub fn sinks(&self) -> impl Iterator<Item = &SinkChoice> {
-        self.pipelines.values().map(|served| &served.sink)
-    }
-
     /// All names, in order.
     pub fn names(&self) -> impl Iterator<Item = &PipelineName> {
         self.pipelines.keys()

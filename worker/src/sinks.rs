@@ -26,12 +26,9 @@ pub enum OpenError {
         /// Why not.
         problem: SinkError,
     },
-    /// It does not fit this worker, or is none.
+    /// It does not fit this worker.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// A pipeline of the program itself names it.
-    #[error("configuration: a pipeline names the sink {0}: configure [sinks.{0}]")]
-    Unknown(SinkName),
 }
 
 impl OpenError {
@@ -120,22 +117,15 @@ impl DefaultSink {
         Arc::clone(&self.store)
     }
 
-    /// Opens those that are named as well.
-    pub async fn and_others(
-        self,
-        config: &Config,
-        choices: impl Iterator<Item = &SinkChoice>,
-    ) -> Result<Sinks, OpenError> {
+    /// Opens those as well that the pipelines of this worker name.
+    pub async fn and_others(self, config: &Config) -> Result<Sinks, OpenError> {
+        let served = config.served_pipelines();
+        let is_used = |name: &SinkName| {
+            let choice = SinkChoice::Named(name.clone());
+            served.values().any(|pipeline| pipeline.sink == choice)
+        };
         let mut named = BTreeMap::new();
-        for choice in choices {
-            let SinkChoice::Named(name) = choice else {
-                continue;
-            };
-            if named.contains_key(name) {
-                continue;
-            }
-            let settings = config.sinks.get(name);
-            let settings = settings.ok_or_else(|| OpenError::Unknown(name.clone()))?;
+        for (name, settings) in config.sinks.iter().filter(|(name, _)| is_used(name)) {
             config.check_group(name)?;
             let place = config.sink_place(name, settings);
             let sink = self.open_named(&place, settings).await;
