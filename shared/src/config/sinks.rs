@@ -48,7 +48,7 @@ pub struct SinkConfig {
     pub columns: Vec<Column>,
     /// Most batches of one transaction, or of one file (1–10,000). Default 256.
     pub size: u32,
-    /// How long a finished batch waits for others of its batch key (up to 5 min), such as `"2s"`, counted from the
+    /// How long a finished batch waits for others of its batch key (up to 1 min), such as `"2s"`, counted from the
     /// first of a group. Default: not at all; a group is what gathers while others are written. Not more batches than
     /// a worker has in hand can wait, so `size` must be at most `worker.slots` + `worker.look_ahead`.
     pub timeout: Option<Span>,
@@ -169,8 +169,8 @@ pub(super) fn is_identifier(name: &str) -> bool {
 impl SinkConfig {
     const MAX_SIZE: u32 = 10_000;
     const MAX_CONCURRENCY: u32 = 16;
-    /// A tenth of RabbitMQ's patience with a delivery.
-    const MAX_TIMEOUT: Span = Span::seconds(5 * 60);
+    /// RabbitMQ's patience with a delivery, less the longest deadline, leaves a few minutes for storing.
+    const MAX_TIMEOUT: Span = Span::seconds(60);
     const MAX_COLUMNS: usize = 250;
     /// What Tidegate and the databases keep for themselves.
     const RESERVED: [&str; 7] = [
@@ -438,7 +438,7 @@ mod tests {
                 sink("url = \"postgres://h/d\"\nconcurrency = 17"),
                 "1 to 16",
             ),
-            (sink("timeout = \"6m\""), "at most 300s"),
+            (sink("timeout = \"61s\""), "at most 60s"),
             (sink("bytes = \"64\""), "512MiB"),
             (sink("kind = \"csv\""), "ndjson"),
             (sink("folder = \"f\""), "belongs to kind = \"ndjson\""),

@@ -2,6 +2,7 @@
 //! fraction of a disk sync. A group that is refused is halved until only the guilty batch is left: that one fails,
 //! and its neighbours have cost a transaction for each halving.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -43,6 +44,8 @@ struct Shared<R> {
     news: Notify,
     /// No batch waits for company any more.
     hurry: CancellationToken,
+    /// The last group found the sink away: the next batch finds out whether it is back, and does not wait for company.
+    is_away: AtomicBool,
 }
 
 impl<R: Send + Sync + 'static> Groups<R> {
@@ -57,6 +60,7 @@ impl<R: Send + Sync + 'static> Groups<R> {
             waiting: Mutex::new(Waiting::new(grouping)),
             news: Notify::new(),
             hurry,
+            is_away: AtomicBool::new(false),
         });
         let writer = Arc::new(writer);
         let start = |_| {
@@ -84,7 +88,7 @@ impl<R> Shared<R> {
     /// Waits for the next group.
     async fn next(&self) -> Vec<(Write<R>, Answer)> {
         loop {
-            let is_hurried = self.hurry.is_cancelled();
+            let is_hurried = self.hurry.is_cancelled() || self.is_away.load(Ordering::Acquire);
             let next = self.lock().take(Instant::now(), is_hurried);
             match next {
                 Next::Group(group) => {
@@ -109,7 +113,10 @@ async fn run<W: GroupWriter>(writer: Arc<W>, shared: Arc<Shared<W::Rows>>) {
     loop {
         let (batches, answers): (Vec<_>, Vec<_>) = shared.next().await.into_iter().unzip();
         let group: Vec<&Write<W::Rows>> = batches.iter().collect();
-        for (answer, result) in answers.into_iter().zip(write(&*writer, &group).await) {
+        let results = write(&*writer, &group).await;
+        let is_away = results.iter().any(|result| away(result).is_some());
+        shared.is_away.store(is_away, Ordering::Release);
+        for (answer, result) in answers.into_iter().zip(results) {
             // Nobody waits any more: the marker speaks for the batch when it is delivered again.
             drop(answer.send(result));
         }
@@ -388,5 +395,23 @@ mod tests {
         let (third, ()) = tokio::join!(groups.commit(new_write()), async { hurry.cancel() });
         assert!(third.is_ok());
         assert_eq!(start.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_out_whether_the_sink_is_back_waits_for_nobody() {
+        let fake = Fake {
+            mood: Mood::Away,
+            ..Fake::default()
+        };
+        let grouping = Grouping {
+            timeout: Some(Duration::from_mins(1)),
+            ..Grouping::default()
+        };
+        let groups = Groups::start(fake, grouping, CancellationToken::new());
+        let start = Instant::now();
+        assert!(groups.commit(new_write()).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
+        assert!(groups.commit(new_write()).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
     }
 }

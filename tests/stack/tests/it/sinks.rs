@@ -123,7 +123,7 @@ async fn what_the_table_itself_refuses_fails_its_batch_alone() {
 /// Groups that wait for company become files of many batches; a drain waits for nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_hold_groups_of_batches_and_a_drain_writes_what_waits() {
-    let mut stack = start(&config("kind = \"ndjson\"\nsize = 10\ntimeout = \"2m\"")).await;
+    let mut stack = start(&config("kind = \"ndjson\"\nsize = 10\ntimeout = \"1m\"")).await;
     let payloads: Vec<Value> = (0..25).map(|n| json!({ "n": n })).collect();
     let run = stack
         .api
