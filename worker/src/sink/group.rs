@@ -67,8 +67,11 @@ impl<R: Send + Sync + 'static> Groups<R> {
             let task = tokio::spawn(run(Arc::clone(&writer), Arc::clone(&shared)));
             AbortOnDropHandle::new(task)
         };
-        let _writers = (0..writers).map(start).collect();
-        Self { shared, _writers }
+        let writers = (0..writers).map(start).collect();
+        Self {
+            shared,
+            _writers: writers,
+        }
     }
 
     pub(super) async fn commit(&self, write: Write<R>) -> Result<Committed, SinkError> {

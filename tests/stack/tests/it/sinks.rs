@@ -169,3 +169,43 @@ async fn a_sink_that_cannot_be_filled_is_refused_at_the_start() {
         "{output}"
     );
 }
+
+/// The sink stands still while handlers go on: what they have is bounded by bytes, not by batches.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_wait_for_the_sink_are_bounded_by_bytes() {
+    const BATCHES: usize = 80;
+    const MEBIBYTES_EACH: usize = 2;
+    const STANDSTILL: u32 = 10;
+    let postgres = postgres::shared();
+    let url = postgres.new_database().unwrap();
+    let database = url.rsplit('/').next().unwrap().to_owned();
+    let config = format!(
+        "[pipelines.echo]\ncommand = [\"cat\", \"rows.ndjson\"]\nsink = \"visits\"\n[sinks.visits]\nurl = \"{url}\"\n\
+         table = \"visits\"\ncolumns = [\"word text\"]\nbytes = \"8MiB\"\n"
+    );
+    let mut stack = Stack::new(broker(), &config).unwrap();
+    let row = json!({ "word": "x".repeat(1_000) });
+    let rows = format!("{row}\n").repeat(MEBIBYTES_EACH * 1_024);
+    std::fs::write(stack.scratch().path().join("rows.ndjson"), rows).unwrap();
+    stack.set("TIDEGATE_WORKER__PIPELINES", "echo");
+    stack.set("TIDEGATE_WORKER__SLOTS", "2");
+    stack.set("TIDEGATE_WORKER__LOOK_AHEAD", "200");
+    stack.start_coordinator().await.unwrap();
+    stack.start_worker("a").await.unwrap();
+    let lock = format!(
+        "begin; lock table batch_commits in exclusive mode; select pg_sleep({STANDSTILL}); commit"
+    );
+    let locking = tokio::task::spawn_blocking(move || postgres.psql(&database, &lock));
+    let payloads = vec![json!(1); BATCHES];
+    let run = stack
+        .api
+        .submit("echo", submission(&payloads))
+        .await
+        .unwrap();
+    locking.await.unwrap().unwrap();
+    let peak = stack.worker("a").memory().unwrap().peak >> 20;
+    assert!(peak < 110, "{peak} MiB while nothing was stored");
+    let run = stack.api.wait_until_ended(run.run, LIMIT).await.unwrap();
+    assert_eq!(run.batches.completed, BATCHES as u64, "{run:?}");
+    assert_eq!(run.rows, (BATCHES * MEBIBYTES_EACH * 1_024) as u64);
+}

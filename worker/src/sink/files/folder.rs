@@ -56,24 +56,6 @@ impl Folder {
         })
     }
 
-    /// Whether a batch key can be a folder.
-    pub(super) fn check_key(&self, key: Option<&Key>) -> Result<(), SinkError> {
-        let bytes = key.map_or(0, |key| folder_name(key).len());
-        if bytes <= MAX_NAME_BYTES {
-            return Ok(());
-        }
-        Err(SinkError::Unfit(format!(
-            "the batch key makes the name of a folder of {bytes} bytes, at most {MAX_NAME_BYTES} are possible"
-        )))
-    }
-
-    pub(super) fn below_key(&self, key: Option<&Key>, name: &str) -> String {
-        match key {
-            Some(key) => format!("{}/{name}", folder_name(key)),
-            None => name.to_owned(),
-        }
-    }
-
     /// An empty file, which will be `name`.
     pub(super) fn stage(&self, name: String) -> io::Result<Staged> {
         let path = staged_path(&self.path, &name);
@@ -174,6 +156,25 @@ impl Drop for Staged {
         {
             tracing::debug!(%error, "could not remove a staged file");
         }
+    }
+}
+
+/// Whether a batch key can be a folder.
+pub(super) fn check_key(key: Option<&Key>) -> Result<(), SinkError> {
+    let bytes = key.map_or(0, |key| folder_name(key).len());
+    if bytes <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    Err(SinkError::Unfit(format!(
+        "the batch key makes the name of a folder of {bytes} bytes, at most {MAX_NAME_BYTES} are possible"
+    )))
+}
+
+/// The name of a file below the sink's folder, where it belongs to a batch key.
+pub(super) fn below_key(key: Option<&Key>, file: &str) -> String {
+    match key {
+        Some(key) => format!("{}/{file}", folder_name(key)),
+        None => file.to_owned(),
     }
 }
 

@@ -27,7 +27,7 @@ use shared::id::BatchId;
 use shared::outcome::Completed;
 use tokio_util::sync::CancellationToken;
 
-use self::folder::{Folder, Staged};
+use self::folder::{Folder, Staged, below_key, check_key};
 pub use self::format::Format;
 use super::group::{GroupWriter, Groups};
 use super::marker::{check_json, digest, with_counts};
@@ -115,7 +115,7 @@ impl Sink for FilesSink {
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         check_json(&rows)?;
         self.writer.format.check(&rows)?;
-        self.writer.folder.check_key(marker.batch_key.as_ref())?;
+        check_key(marker.batch_key.as_ref())?;
         let bytes = rows.bytes();
         let write = Write {
             marker,
@@ -209,7 +209,7 @@ impl Writer {
             rand::random::<u32>(),
             self.format.extension()
         );
-        let name = self.folder.below_key(marker.batch_key.as_ref(), &name);
+        let name = below_key(marker.batch_key.as_ref(), &name);
         let (folder, format) = (Arc::clone(&self.folder), Arc::clone(&self.format));
         in_background(move || {
             let mut staged = folder.stage(name)?;
@@ -243,17 +243,24 @@ impl Writer {
                 None => Ok(None),
             };
             let ended = match known {
-                Err(error) => Err(error),
+                Err(error) => {
+                    // Its marker may be there.
+                    staged.leave();
+                    Err(error)
+                }
                 Ok(Some(filed)) if filed.file.as_deref() == Some(staged.name()) => {
                     in_background(move || staged.publish()).await
                 }
-                // It goes with the value.
-                Ok(_) => Ok(drop(staged)),
+                Ok(_) => {
+                    // The file goes with it.
+                    drop(staged);
+                    Ok(())
+                }
             };
             match ended {
                 Ok(()) => tracing::info!("cleared away a file that a worker left behind"),
                 Err(error) => {
-                    tracing::warn!(%error, "could not clear away a file that a worker left behind")
+                    tracing::warn!(%error, "could not clear away a file that a worker left behind");
                 }
             }
         }

@@ -165,8 +165,7 @@ pub(super) fn documents(rows: &Rows) -> Result<&[Box<RawValue>], SinkError> {
 
 /// Days from one to the other.
 pub(super) fn days_since(epoch: Date, day: Date) -> i32 {
-    // Two days of jiff's calendar are less than eight million apart.
-    i32::try_from((day - epoch).get_days()).unwrap_or_default()
+    (day - epoch).get_days()
 }
 
 #[cfg(test)]

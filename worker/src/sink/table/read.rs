@@ -194,7 +194,7 @@ impl Value<'_> {
         }
     }
 
-    fn text<'a, E: Error>(self, text: Cow<'a, str>) -> Result<Cell<'a>, E> {
+    fn text<E: Error>(self, text: Cow<'_, str>) -> Result<Cell<'_>, E> {
         let not_this = || self.wrong(&format_args!("{:?}", shortened(&text)));
         match self.column.kind {
             ColumnType::Text if text.contains('\0') => Err(self.nul()),
