@@ -17,9 +17,10 @@ use crate::handler::Rows;
 /// How long a finished batch waits for a sink that is away before it is given back. Long enough for a
 /// database to restart, short enough that the broker's consumer timeout is far.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a sink that is away is tried: quick at first, then every few seconds, so that slots work again within
-/// five seconds after it is back.
-const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
+/// Shortest pause before a sink that is away is tried again: less than once a second, whatever the chance.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How much longer the pause may be: slots work again within five seconds after the sink is back.
+const MORE_PAUSE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(3));
 /// What room is counted in.
 const KIB: u64 = 1024;
 
@@ -75,7 +76,7 @@ impl Entrance {
             match self.sink.find(BatchId::generate()).await {
                 Err(error @ SinkError::Unavailable(_)) => {
                     note_failure(&error, failures);
-                    sleep(RETRY.draw(failures)).await;
+                    pause(failures).await;
                 }
                 _ => return,
             }
@@ -108,7 +109,7 @@ impl Entrance {
             }
             *failures += 1;
             note_failure(last_error.as_ref().unwrap_or(&still_away()), *failures);
-            sleep(RETRY.draw(*failures)).await;
+            pause(*failures).await;
             match call().await {
                 Err(error) if is_away(&error) && Instant::now() < give_up => {
                     last_error = Some(error);
@@ -126,6 +127,10 @@ impl Entrance {
 
 fn is_away(error: &SinkError) -> bool {
     matches!(error, SinkError::Unavailable(_)) && !error.is_about_the_rows()
+}
+
+async fn pause(failures: u32) {
+    sleep(PAUSE + MORE_PAUSE.draw(failures)).await;
 }
 
 fn note_failure(error: &SinkError, failures: u32) {

@@ -10,7 +10,7 @@ const SOME_SECONDS: Duration = Duration::from_secs(8);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_is_away_loses_nothing_and_is_tried_now_and_then() {
     let behaviour = outage::away(broker(), SOME_SECONDS).await.unwrap();
-    behaviour.check(SOME_SECONDS).unwrap();
+    behaviour.check().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn a_full_disk_under_files_loses_nothing() {
 
 async fn full(what: OnDisk) {
     match outage::full(broker(), what, SOME_SECONDS).await.unwrap() {
-        Some(behaviour) => behaviour.check(SOME_SECONDS).unwrap(),
+        Some(behaviour) => behaviour.check().unwrap(),
         // A test's words, seen with --nocapture.
         #[allow(clippy::print_stderr)]
         None => eprintln!("SKIPPED: only root can mount a small disk"),
