@@ -12,6 +12,7 @@ mod exec;
 mod http;
 mod levels;
 mod limits;
+mod list;
 mod pipeline;
 mod reconcile;
 mod schedules;
