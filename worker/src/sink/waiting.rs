@@ -2,6 +2,7 @@
 //! first, up to a number and to a size. No clock, no tasks.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::config::SinkConfig;
@@ -10,6 +11,7 @@ use shared::name::Key;
 use tokio::time::Instant;
 
 use super::Marker;
+use crate::handler::Rows;
 
 /// How batches are grouped. Documented in [`SinkConfig`].
 #[derive(Debug, Clone)]
@@ -55,6 +57,18 @@ pub(super) struct Write<R> {
     pub(super) rows: R,
     /// How much room its rows take.
     pub(super) bytes: u64,
+}
+
+impl Write<Arc<Rows>> {
+    /// Rows as the handler gave them.
+    pub(super) fn new(marker: Marker, rows: Arc<Rows>) -> Self {
+        let bytes = rows.bytes();
+        Self {
+            marker,
+            rows,
+            bytes,
+        }
+    }
 }
 
 /// What waits, in order of arrival; each with whatever its answer goes to.

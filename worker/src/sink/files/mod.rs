@@ -116,13 +116,7 @@ impl Sink for FilesSink {
         check_json(&rows)?;
         self.writer.format.check(&rows)?;
         check_key(marker.batch_key.as_ref())?;
-        let bytes = rows.bytes();
-        let write = Write {
-            marker,
-            rows,
-            bytes,
-        };
-        self.groups.commit(write).await
+        self.groups.commit(Write::new(marker, rows)).await
     }
 }
 

@@ -137,13 +137,7 @@ impl Sink for PostgresSink {
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         check_json(&rows)?;
         let Rows::Slice(slice) = &*rows else {
-            let bytes = rows.bytes();
-            let write = Write {
-                marker,
-                rows,
-                bytes,
-            };
-            return self.groups.commit(write).await;
+            return self.groups.commit(Write::new(marker, rows)).await;
         };
         match self.commit_slice(&marker, slice).await {
             // The connection may have broken at COMMIT: only the marker knows.

@@ -6,7 +6,7 @@ use shared::id::BatchId;
 use shared::outcome::Completed;
 use sqlx::{Connection, SqliteConnection};
 
-use super::{SqliteSink, damaged_or_away, sink_error};
+use super::{SqliteSink, damaged_or_away, retire_failed, sink_error};
 use crate::sink::files::{Filed, Filing, Markers};
 use crate::sink::marker::{outcome_json, read_outcome};
 use crate::sink::{Committed, Marker, SinkError};
@@ -78,36 +78,54 @@ impl Markers for SqliteSink {
         file: Option<&str>,
     ) -> Result<Vec<BatchId>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
+        let filed = insert_all(&mut connection, filings, file).await;
+        retire_failed(&mut connection, &filed);
+        filed
+    }
+}
+
+/// Stores all markers, or none.
+async fn insert_all(
+    connection: &mut SqliteConnection,
+    filings: &[Filing],
+    file: Option<&str>,
+) -> Result<Vec<BatchId>, SinkError> {
+    let begin = connection.begin_with("BEGIN IMMEDIATE").await;
+    let mut transaction = begin.map_err(sink_error)?;
+    let mut beaten = Vec::new();
+    for filing in filings {
+        if find(&mut transaction, &filing.marker).await?.is_some() {
+            beaten.push(filing.marker.batch);
+            continue;
+        }
+        insert_filing(&mut transaction, filing, file).await?;
+    }
+    if beaten.is_empty() {
+        transaction.commit().await.map_err(sink_error)?;
+    } else {
+        transaction.rollback().await.map_err(sink_error)?;
+    }
+    Ok(beaten)
+}
+
+async fn insert_filing(
+    connection: &mut SqliteConnection,
+    filing: &Filing,
+    file: Option<&str>,
+) -> Result<(), SinkError> {
+    let Filing {
+        marker,
+        digest,
+        completed,
+    } = filing;
+    insert_marker(connection, marker, digest.clone(), completed).await?;
+    if let Some(file) = file {
+        sqlx::query("INSERT INTO batch_files (batch, file) VALUES (?, ?)")
+            .bind(marker.batch.to_string())
+            .bind(file.to_owned())
+            .execute(connection)
             .await
             .map_err(sink_error)?;
-        let mut beaten = Vec::new();
-        for Filing {
-            marker,
-            digest,
-            completed,
-        } in filings
-        {
-            if find(&mut transaction, marker).await?.is_some() {
-                beaten.push(marker.batch);
-                continue;
-            }
-            insert_marker(&mut transaction, marker, digest.clone(), completed).await?;
-            if let Some(file) = file {
-                sqlx::query("INSERT INTO batch_files (batch, file) VALUES (?, ?)")
-                    .bind(marker.batch.to_string())
-                    .bind(file.to_owned())
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(sink_error)?;
-            }
-        }
-        if beaten.is_empty() {
-            transaction.commit().await.map_err(sink_error)?;
-        } else {
-            transaction.rollback().await.map_err(sink_error)?;
-        }
-        Ok(beaten)
     }
+    Ok(())
 }

@@ -17,8 +17,9 @@ use async_trait::async_trait;
 use shared::id::BatchId;
 use shared::outcome::Completed;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlSafeStr, SqlitePool};
+use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool};
 use tokio_util::sync::CancellationToken;
 
 pub use self::table::SqliteTable;
@@ -135,13 +136,7 @@ impl Sink for SqliteSink {
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         check_json(&rows)?;
-        let bytes = rows.bytes();
-        let write = Write {
-            marker,
-            rows,
-            bytes,
-        };
-        self.groups.commit(write).await
+        self.groups.commit(Write::new(marker, rows)).await
     }
 }
 
@@ -156,6 +151,14 @@ async fn find_outcome(pool: &SqlitePool, batch: BatchId) -> Result<Option<Comple
     stored
         .map(|(outcome,)| read_outcome(batch, &outcome))
         .transpose()
+}
+
+/// A connection whose transaction failed is not used again. SQLite ends some by itself (on a full disk), which sqlx does
+/// not notice: it would begin no other.
+fn retire_failed<T>(connection: &mut PoolConnection<Sqlite>, result: &Result<T, SinkError>) {
+    if result.is_err() {
+        connection.close_on_drop();
+    }
 }
 
 /// What an error of the database means for the batch.

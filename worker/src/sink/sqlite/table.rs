@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::insert::{insert_rows, placeholders};
 use super::markers::{find, insert_marker};
-use super::{find_outcome, open, sink_error};
+use super::{find_outcome, open, retire_failed, sink_error};
 use crate::handler::Rows;
 use crate::sink::group::{GroupWriter, Groups};
 use crate::sink::marker::{digest, with_counts};
@@ -98,13 +98,7 @@ impl Sink for SqliteTable {
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         self.shape.check(&rows)?;
-        let bytes = rows.bytes();
-        let write = Write {
-            marker,
-            rows,
-            bytes,
-        };
-        self.groups.commit(write).await
+        self.groups.commit(Write::new(marker, rows)).await
     }
 }
 
@@ -114,10 +108,25 @@ impl GroupWriter for Writer {
 
     async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(sink_error)?;
+        let written = self.write_all(&mut connection, group).await;
+        retire_failed(&mut connection, &written);
+        written
+    }
+
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        find(&mut connection, marker).await
+    }
+}
+
+impl Writer {
+    async fn write_all(
+        &self,
+        connection: &mut SqliteConnection,
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Committed>, SinkError> {
+        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
+        let mut transaction = begin.map_err(sink_error)?;
         let mut committed = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
             committed.push(self.write_one(&mut transaction, marker, rows).await?);
@@ -128,13 +137,6 @@ impl GroupWriter for Writer {
         Ok(committed)
     }
 
-    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        find(&mut connection, marker).await
-    }
-}
-
-impl Writer {
     async fn write_one(
         &self,
         connection: &mut SqliteConnection,

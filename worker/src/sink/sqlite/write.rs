@@ -10,7 +10,7 @@ use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _, SqliteConnection, Sql
 
 use super::insert::{insert_rows, placeholders};
 use super::markers::{find, insert_marker};
-use super::sink_error;
+use super::{retire_failed, sink_error};
 use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
 use crate::sink::group::GroupWriter;
@@ -30,10 +30,25 @@ impl GroupWriter for Writer {
 
     async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(sink_error)?;
+        let written = self.write_all(&mut connection, group).await;
+        retire_failed(&mut connection, &written);
+        written
+    }
+
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        find(&mut connection, marker).await
+    }
+}
+
+impl Writer {
+    async fn write_all(
+        &self,
+        connection: &mut SqliteConnection,
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Committed>, SinkError> {
+        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
+        let mut transaction = begin.map_err(sink_error)?;
         let mut committed = Vec::with_capacity(group.len());
         let mut new_sets = Vec::new();
         for write in group {
@@ -52,13 +67,6 @@ impl GroupWriter for Writer {
         Ok(committed)
     }
 
-    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        find(&mut connection, marker).await
-    }
-}
-
-impl Writer {
     /// Tables of a set exist once the transaction that made them is committed.
     async fn make_tables(
         &self,

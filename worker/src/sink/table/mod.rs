@@ -170,7 +170,11 @@ pub(super) fn days_since(epoch: Date, day: Date) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::civil::date;
+    use shared::search_console::SearchType;
+
     use super::*;
+    use crate::jobs::search_console::slice_rows::{Slice, SliceId, SliceRows};
 
     fn shape(columns: &[&str]) -> Shape {
         let column = |text: &&str| Column::try_from((*text).to_owned()).unwrap();
@@ -330,7 +334,23 @@ mod tests {
 
     #[test]
     fn slices_are_no_documents() {
-        let rows = Rows::None;
-        assert!(documents(&rows).unwrap().is_empty());
+        let id = SliceId {
+            property: "sc-domain:example.com".to_owned(),
+            search_type: SearchType::Web,
+            dimensions: "page".parse().unwrap(),
+            date: date(2026, 2, 10),
+        };
+        let slice = Slice {
+            id,
+            rows: SliceRows::new(1),
+            is_final: true,
+            truncated: false,
+            aggregation: None,
+            api_calls: 1,
+            remark: None,
+            fetched_at: Timestamp::UNIX_EPOCH,
+        };
+        let refused = all().check(&Rows::Slice(Box::new(slice)));
+        assert!(matches!(refused, Err(SinkError::Unfit(_))), "{refused:?}");
     }
 }
