@@ -9,7 +9,6 @@ use shared::config::SinkChoice;
 use shared::name::Instance;
 use shared::outcome::{Completed, FollowUp, MAX_FOLLOW_UP_BYTES, Outcome, Report, printable_error};
 use shared::payload;
-use tokio::sync::SemaphorePermit;
 
 use crate::handler::{HandlerError, Output, Rows};
 use crate::held::Held;
@@ -17,6 +16,7 @@ use crate::report::Reports;
 use crate::sink::entrance::Entrance;
 use crate::sink::{Marker, SinkError};
 use crate::sinks::Sinks;
+use crate::slots::Slot;
 
 /// What is needed to finish a batch.
 pub struct Commit {
@@ -54,7 +54,7 @@ impl Commit {
         work: Work,
         ended: Result<Output, HandlerError>,
         sink: &SinkChoice,
-        slot: Option<SemaphorePermit<'_>>,
+        slot: Option<Slot<'_>>,
     ) -> Result<(), SinkAway> {
         let outcome = match (ended, self.sinks.get(sink)) {
             (Ok(output), Some(sink)) => match self.store(sink, &work.batch, output, slot).await {
@@ -94,7 +94,11 @@ impl Commit {
             took,
             outcome,
         };
+        let outcome = report.outcome.word();
+        let pipeline = report.pipeline.to_string();
         if self.reports.confirmed(&batch.key, report).await {
+            metrics::counter!("tidegate_outcomes_total", "pipeline" => pipeline, "outcome" => outcome)
+                .increment(1);
             shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }
@@ -122,7 +126,7 @@ impl Commit {
         sink: &Entrance,
         batch: &Batch,
         output: Output,
-        slot: Option<SemaphorePermit<'_>>,
+        slot: Option<Slot<'_>>,
     ) -> Result<Outcome, SinkAway> {
         if let Err(problem) = check_follow_ups(&output.follow_ups) {
             return Ok(problem);

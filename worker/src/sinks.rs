@@ -7,6 +7,7 @@ use shared::config::{Config, ConfigError, DatabaseUrl, SinkChoice, SinkConfig, S
 use shared::name::SinkName;
 use tokio_util::sync::CancellationToken;
 
+use crate::cursor::Cursors;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::sink::entrance::Entrance;
 use crate::sink::files::{FilesSink, Format, Markers};
@@ -51,11 +52,12 @@ pub struct Sinks {
     named: BTreeMap<SinkName, Arc<Entrance>>,
 }
 
-/// The default sink: the Search Console job's tables and the markers of files are there too.
+/// The default sink: the Search Console job's tables, the markers of files and cursors are there too.
 pub struct DefaultSink {
     sink: Arc<dyn Sink>,
     store: Arc<dyn SearchAnalyticsStore>,
     markers: Arc<dyn Markers>,
+    cursors: Arc<dyn Cursors>,
     hurry: CancellationToken,
 }
 
@@ -99,14 +101,15 @@ impl DefaultSink {
         })
     }
 
-    fn of<S: Sink + SearchAnalyticsStore + Markers>(
+    fn of<S: Sink + SearchAnalyticsStore + Markers + Cursors>(
         sink: Arc<S>,
         hurry: CancellationToken,
     ) -> Self {
         Self {
             sink: Arc::clone(&sink) as _,
             store: Arc::clone(&sink) as _,
-            markers: sink,
+            markers: Arc::clone(&sink) as _,
+            cursors: sink,
             hurry,
         }
     }
@@ -115,6 +118,12 @@ impl DefaultSink {
     #[must_use]
     pub fn store(&self) -> Arc<dyn SearchAnalyticsStore> {
         Arc::clone(&self.store)
+    }
+
+    /// Where handlers note how far they have come.
+    #[must_use]
+    pub fn cursors(&self) -> Arc<dyn Cursors> {
+        Arc::clone(&self.cursors)
     }
 
     /// Opens those as well that the pipelines of this worker name.

@@ -483,7 +483,8 @@ mod tests {
     #[test]
     fn groups_that_can_never_be_full_are_refused_with_the_inequality() {
         let check = |lines: &str| {
-            let config = read(&format!("[sinks.visits]\n{lines}")).unwrap();
+            let worker = "[worker]\nslots = 16\nlook_ahead = 32\n";
+            let config = read(&format!("{worker}[sinks.visits]\n{lines}")).unwrap();
             config.check_group(&SinkName::new("visits").unwrap())
         };
         assert!(check("size = 100").is_ok());

@@ -6,6 +6,7 @@
 
 mod binary;
 mod copy;
+mod cursors;
 mod markers;
 mod slice;
 mod store;
@@ -118,6 +119,11 @@ async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
             2,
             "files",
             include_str!("../../../migrations/sink/postgres/0002_files.sql"),
+        ),
+        migration(
+            3,
+            "cursors",
+            include_str!("../../../migrations/sink/postgres/0003_cursors.sql"),
         ),
     ]);
     // The ledger may live in the same database and has migrations of its own.

@@ -3,6 +3,7 @@
 //! WAL with full synchronisation: what is acked is on the disk. Writers take the write lock at the start of
 //! a transaction (BEGIN IMMEDIATE), so that two processes queue up instead of failing at COMMIT.
 
+mod cursors;
 mod insert;
 mod markers;
 mod store;
@@ -113,6 +114,11 @@ async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
             2,
             "files",
             include_str!("../../../migrations/sink/sqlite/0002_files.sql"),
+        ),
+        migration(
+            3,
+            "cursors",
+            include_str!("../../../migrations/sink/sqlite/0003_cursors.sql"),
         ),
     ]);
     // The ledger may live in the same database and has migrations of its own.
