@@ -33,3 +33,4 @@ pub mod sink;
 pub use async_trait::async_trait;
 pub use handler::{BatchContext, Handler, HandlerError, Output};
 pub use program::Worker;
+pub use shared::name::{Key, LimitName};

@@ -47,6 +47,18 @@ pub struct Served {
     pub sink: bool,
 }
 
+impl Served {
+    /// Results are counted alone.
+    #[must_use]
+    pub fn unstored(handler: Arc<dyn AnyHandler>, deadline: Duration) -> Self {
+        Self {
+            handler,
+            deadline,
+            sink: false,
+        }
+    }
+}
+
 /// The pipelines of this worker.
 #[derive(Clone, Default)]
 pub struct Registry {
