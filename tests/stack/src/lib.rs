@@ -1,14 +1,16 @@
-//! What the system tests have in common: the two kinds of work that they let Tidegate do.
+//! What the system tests have in common: the kinds of work that they let Tidegate do.
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
-//! batches can kill. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
-//! slow suite with a million.
+//! batches can kill, `sleeping-worker` ([`sleeper`]) one whose batches take as long as they are told. [`fairness`],
+//! [`backlog`] and [`rolling`] are scenarios that the suite plays with many batches, and the slow suite with more.
 
 pub mod backlog;
 pub mod fairness;
+pub mod rolling;
 pub mod script;
 pub mod search_console;
+pub mod sleeper;
 
 /// The pipeline whose batches can kill `aborting-worker`.
 pub const ABORTING: &str = "aborting";

@@ -6,3 +6,4 @@
 mod backlog;
 mod bounded;
 mod large;
+mod rolling;
