@@ -205,7 +205,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         fleet,
         levels,
         doctor,
-        metrics,
+        metrics: metrics.clone(),
         tokens: Tokens::new(&config.api.all_tokens()?),
         hosts: Hosts::new(&config.api),
     });
@@ -250,6 +250,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("cancel", cancel.run());
     lifecycle.spawn("control", control.run());
     lifecycle.spawn("api", api::serve(api, server));
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, draining()));
     lifecycle.spawn("ledger", keep_ledger(ledger.clone(), draining()));
     let code = lifecycle
         .run(DRAIN_PATIENCE)
@@ -300,6 +301,7 @@ impl Ground<'_> {
     fn settlement(&self) -> SettlementStage {
         SettlementStage {
             ledger: self.ledger.clone(),
+            ownership: self.ledger.clone(),
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
@@ -383,6 +385,7 @@ impl Ground<'_> {
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
+            ownership: self.ledger.clone(),
             permits: Arc::new(limits),
             claims: Arc::new(suspects),
             draining: self.lifecycle.draining(),

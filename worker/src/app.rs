@@ -82,7 +82,7 @@ impl StartError {
 pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     own.check(&config.pipelines)?;
-    telemetry::init_metrics()?;
+    let metrics = telemetry::init_metrics()?;
     let (sink, store) = open_sink(&config).await?;
     let registry = registry(&config, store, &own)?;
     let worker = Instance::generate("worker");
@@ -147,6 +147,7 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         draining: lifecycle.draining(),
         stopping: lifecycle.stopping(),
     };
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("ask", ask.run());
