@@ -202,5 +202,5 @@ async fn under_load_only_what_was_not_finished_is_delivered_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_is_replaced_under_load() {
-    fleet_of_four(broker(), 2_000).await.unwrap();
+    fleet_of_four(broker(), 4_000).await.unwrap();
 }
