@@ -112,7 +112,6 @@ impl Sides {
 
     fn answer(&self, echo: &Arc<Echo>) {
         let stage = AskStage {
-            ownership: echo.clone(),
             instance: Instance::generate("coordinator"),
             connector: self.connector.clone(),
             publishing: self.connector.publishing_pool(),
