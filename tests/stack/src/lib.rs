@@ -3,8 +3,9 @@
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
 //! batches can kill. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
-//! slow suite with a million.
+//! slow suite with a million. [`accounts`] gives everybody an account of its own on the broker.
 
+pub mod accounts;
 pub mod backlog;
 pub mod fairness;
 pub mod script;
