@@ -259,4 +259,6 @@ impl Config {
 }
 
 #[cfg(test)]
+mod deployed;
+#[cfg(test)]
 mod tests;
