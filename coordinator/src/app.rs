@@ -226,7 +226,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
         fleet,
         levels,
         doctor,
-        metrics,
+        metrics: metrics.clone(),
         tokens: Tokens::new(&config.api.all_tokens()?),
         hosts: Hosts::new(&config.api),
     });
@@ -271,6 +271,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("cancel", cancel.run());
     lifecycle.spawn("control", control.run());
     lifecycle.spawn("api", api::serve(api, server));
+    lifecycle.spawn("metrics", telemetry::upkeep(metrics, draining()));
     lifecycle.spawn("ledger", keep_ledger(ledger.clone(), draining()));
     let code = lifecycle
         .run(DRAIN_PATIENCE)

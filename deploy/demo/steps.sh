@@ -99,8 +99,8 @@ start_tidegate() {
   await "worker-$workers" "worker-$workers" eval '[ "$(tidegate worker list --json | wc -l)" -ge "$workers" ]'
 }
 
-# Reads a number out of the newest run, such as "completed".
-of_run() { tidegate run list --limit 1 --json 2>/dev/null | grep -o "\"$1\":[0-9]*" | head -n 1 | cut -d: -f2; }
+# Reads a number out of the newest run, such as "completed"; nothing while there is no run yet.
+of_run() { tidegate run list --limit 1 --json 2>/dev/null | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" || true; }
 
 sync_and_kill_a_worker() {
   step "syncing $days days of ${#properties[@]} properties"
@@ -108,7 +108,8 @@ sync_and_kill_a_worker() {
   for property in "${properties[@]}"; do options+=(--property "$property"); done
   say "tidegate sync search-console ${options[*]} --days $days --watch"
   tidegate sync search-console "${options[@]}" --days "$days" --watch --json >"$folder/run.json" &
-  local watching=$! completed accepted
+  watching=$!
+  local completed accepted
   while [ -n "$emulated" ] && [ "$workers" -gt 1 ] && kill -0 $watching 2>/dev/null; do
     completed=$(of_run completed) accepted=$(of_run accepted)
     if [ "${accepted:-0}" -gt 100 ] && [ $((${completed:-0} * 5)) -gt $((accepted * 2)) ]; then
@@ -119,6 +120,7 @@ sync_and_kill_a_worker() {
   done
   synced=0
   wait $watching || synced=$?
+  watching=
 }
 
 kill_a_worker() {
@@ -171,6 +173,7 @@ clean_up() {
     say "to stop it: kill \$(cat $folder/pids)"
     return
   fi
+  [ -z "${watching-}" ] || kill "$watching" 2>/dev/null || true
   # Tidegate first, so that it does not mourn its broker.
   local pids
   pids=$(tac "$folder/pids" 2>/dev/null) || true

@@ -1,6 +1,10 @@
 //! Logs to stderr, metrics to Prometheus.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the log filter, such as `info` or `worker=debug,warn`.
@@ -21,10 +25,29 @@ pub fn init_logs(default_filter: &str) {
         .init();
 }
 
-/// Starts collecting metrics. The handle renders them for `/metrics`.
+/// How often what histograms gathered is summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Starts collecting metrics. The handle renders them for `/metrics`, and needs its [upkeep].
 ///
 /// # Errors
 /// When a recorder is installed already.
 pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     Ok(PrometheusBuilder::new().install_recorder()?)
+}
+
+/// Sums up what histograms gathered, until draining. Otherwise only a scrape would, and where nobody scrapes
+/// every sample would be kept.
+pub async fn upkeep(
+    metrics: PrometheusHandle,
+    draining: CancellationToken,
+) -> Result<(), Infallible> {
+    while draining
+        .run_until_cancelled(tokio::time::sleep(UPKEEP))
+        .await
+        .is_some()
+    {
+        metrics.run_upkeep();
+    }
+    Ok(())
 }
