@@ -36,12 +36,16 @@ fn environment(manifest: &str) -> BTreeMap<String, String> {
 }
 
 /// Loads the manifests' file with these variables, and secrets in a folder of the test.
+#[expect(
+    clippy::result_large_err,
+    reason = "figment's jail wants its own error"
+)]
 fn load(variables: &BTreeMap<String, String>) -> Result<Config, String> {
     let mut loaded = Err(String::new());
     Jail::expect_with(|jail| {
         jail.clear_env();
+        jail.create_dir("tokens")?;
         for token in ["operate", "read"] {
-            jail.create_dir("tokens")?;
             jail.create_file(format!("tokens/{token}"), token)?;
         }
         let secrets = format!("{}/", jail.directory().display());
