@@ -322,6 +322,7 @@ impl Ground<'_> {
     fn settlement(&self) -> SettlementStage {
         SettlementStage {
             ledger: self.ledger.clone(),
+            ownership: self.ledger.clone(),
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
@@ -405,6 +406,7 @@ impl Ground<'_> {
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
+            ownership: self.ledger.clone(),
             permits: Arc::new(limits),
             claims: Arc::new(suspects),
             draining: self.lifecycle.draining(),

@@ -20,7 +20,9 @@ use tokio::sync::mpsc;
 use crate::ledger::{LedgerError, NewRun, Opened, SubmissionLedger};
 use crate::notice::Notice;
 use crate::run::{Priority, Run};
-pub use admission::{NoPressure, NoWebhooks, Pressure, Retry, Room, WebhookCheck};
+#[cfg(test)]
+pub(crate) use admission::{NoPressure, NoWebhooks};
+pub use admission::{Pressure, Retry, Room, WebhookCheck};
 use building::{Building, Chunk};
 use lines::{Lines, MAX_LINE_BYTES, read_line};
 
@@ -45,7 +47,7 @@ pub struct Submission {
 pub enum Accepted {
     /// A new run.
     New(Run),
-    /// The run that the same key and lines gave before.
+    /// The run that the same submission gave before.
     Before(Run),
 }
 
@@ -78,8 +80,10 @@ pub enum SubmissionError {
         "the idempotency key must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"
     )]
     IdempotencyKey,
-    /// The key belongs to a run with other lines.
-    #[error("the idempotency key belongs to run {0}, which had other lines")]
+    /// The key belongs to a run that was submitted otherwise.
+    #[error(
+        "the idempotency key belongs to run {0}, which had other lines, or another pipeline, priority or webhook"
+    )]
     Conflict(RunId),
     /// The key belongs to a submission that is still under way.
     #[error("a submission with this idempotency key is under way: try again")]
@@ -160,7 +164,10 @@ impl SubmissionStage {
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Accepted, SubmissionError> {
         let pipeline = self.pipeline(&submission.pipeline)?;
-        check_idempotency_key(submission.idempotency_key.as_deref())?;
+        submission
+            .idempotency_key
+            .as_deref()
+            .map_or(Ok(()), check_idempotency_key)?;
         self.check_webhook(submission.webhook.as_deref())?;
         if let Some(retry) = self.pressure.refuse() {
             return Err(SubmissionError::Backpressure(retry));
@@ -177,9 +184,17 @@ impl SubmissionStage {
         let mut building = Building::new(self.ledger.clone(), run.id, self.room.nothing());
         match self.ledger.open_run(&run).await? {
             Opened::New => {}
-            Opened::Known { run, digest } => return recognise(*run, &digest, body).await,
+            Opened::Known {
+                run: before,
+                digest,
+            } => {
+                return recognise(*before, &digest, Lines::of(&run), body).await;
+            }
         }
-        match self.take_lines(&mut building, &pipeline, body).await {
+        match self
+            .take_lines(&mut building, &pipeline, Lines::of(&run), body)
+            .await
+        {
             Ok(digest) => self.accept(building, digest).await,
             Err(error) => {
                 building.abandon().await;
@@ -235,9 +250,9 @@ impl SubmissionStage {
         &self,
         building: &mut Building,
         pipeline: &PipelineName,
+        mut lines: Lines,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<[u8; 32], SubmissionError> {
-        let mut lines = Lines::default();
         let mut chunk = Chunk::default();
         let mut empty = true;
         let due = Timestamp::now();
@@ -291,16 +306,16 @@ impl SubmissionStage {
     }
 }
 
-/// The key is known: the same lines give the same run.
+/// The key is known: the same submission gives the same run.
 async fn recognise<E: std::fmt::Display>(
     run: Run,
     digest: &[u8],
+    mut lines: Lines,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<Accepted, SubmissionError> {
     if digest.is_empty() {
         return Err(SubmissionError::UnderWay);
     }
-    let mut lines = Lines::default();
     while let Some(piece) = body.next().await {
         lines.push(&piece.map_err(|e| SubmissionError::Body(e.to_string()))?);
         while lines.next(false)?.is_some() {}
@@ -313,12 +328,13 @@ async fn recognise<E: std::fmt::Display>(
     }
 }
 
-fn check_idempotency_key(key: Option<&str>) -> Result<(), SubmissionError> {
-    let usable = |key: &str| {
-        (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_graphic())
-    };
-    if key.is_none_or(usable) {
+/// Whether it may be one.
+///
+/// # Errors
+/// [`SubmissionError::IdempotencyKey`] otherwise.
+pub fn check_idempotency_key(key: &str) -> Result<(), SubmissionError> {
+    let fits = (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len());
+    if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(())
     } else {
         Err(SubmissionError::IdempotencyKey)

@@ -11,6 +11,7 @@ mod exec;
 mod http;
 mod levels;
 mod limits;
+mod list;
 mod pipeline;
 mod reconcile;
 mod schedules;
