@@ -35,12 +35,17 @@ fn environment(manifest: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// Loads the manifests' file with these variables, and secrets in a folder of the test.
+/// Loads the manifests' file with these variables.
+fn load(variables: &BTreeMap<String, String>) -> Result<Config, String> {
+    load_file(&kubernetes().join("base/tidegate.toml"), variables)
+}
+
+/// Loads a file with these variables and no others, and secrets in a folder of the test.
 #[expect(
     clippy::result_large_err,
     reason = "figment's jail wants its own error"
 )]
-fn load(variables: &BTreeMap<String, String>) -> Result<Config, String> {
+fn load_file(file: &Path, variables: &BTreeMap<String, String>) -> Result<Config, String> {
     let mut loaded = Err(String::new());
     Jail::expect_with(|jail| {
         jail.clear_env();
@@ -52,8 +57,7 @@ fn load(variables: &BTreeMap<String, String>) -> Result<Config, String> {
         for (name, value) in variables {
             jail.set_env(name, value.replace(SECRETS, &secrets));
         }
-        let file = kubernetes().join("base/tidegate.toml");
-        loaded = Config::load(Some(&file)).map_err(|error| error.to_string());
+        loaded = Config::load(Some(file)).map_err(|error| error.to_string());
         Ok(())
     });
     loaded
@@ -96,7 +100,7 @@ fn compose_files_are_configuration() {
         let here = folder.path().display().to_string();
         let file = folder.path().join(format!("here-{name}"));
         std::fs::write(&file, text.replace("/run/secrets", &here)).unwrap();
-        Config::load(Some(&file)).unwrap()
+        load_file(&file, &BTreeMap::new()).unwrap()
     };
     let coordinator = load("coordinator.toml");
     assert_eq!(coordinator.broker.topology, TopologyMode::Check);
