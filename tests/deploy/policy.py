@@ -4,8 +4,6 @@ import re
 
 OURS = {"tidegate-coordinator", "tidegate-worker"}
 WORKLOADS = {"Deployment", "StatefulSet", "Job"}
-# Workers listen nowhere: there is nothing that a probe could ask.
-WITHOUT_PROBES = {"tidegate-worker"}
 
 
 def problems(objects, secrets):
@@ -26,7 +24,7 @@ def _about(thing, objects, secrets):
         pod = thing["spec"]["template"]["spec"]
         yield from _pod(pod)
         yield from _references(thing, pod, objects, secrets)
-        if thing["kind"] != "Job" and thing["metadata"]["name"] not in WITHOUT_PROBES:
+        if thing["kind"] != "Job":
             yield from _probes(pod)
     yield from _selected(thing, objects)
 

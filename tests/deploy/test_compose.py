@@ -106,8 +106,11 @@ class Compose(unittest.TestCase):
     def test_prometheus_scrapes_what_is_there(self):
         scraped = yaml.safe_load((rendered.ROOT / "deploy/prometheus/prometheus.yml").read_text())
         for job in scraped["scrape_configs"]:
-            for target in job["static_configs"][0]["targets"]:
-                self.assertIn(target.partition(":")[0], SERVICES)
+            for found in job.get("dns_sd_configs", []):
+                self.assertLessEqual(set(found["names"]), SERVICES.keys())
+            for targets in job.get("static_configs", []):
+                for target in targets["targets"]:
+                    self.assertIn(target.partition(":")[0], SERVICES)
             token = job.get("authorization", {}).get("credentials_file")
             if token:
                 self.assertIn(pathlib.Path(token).name, SERVICES["prometheus"]["secrets"])
