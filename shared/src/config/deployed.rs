@@ -79,6 +79,10 @@ fn the_coordinator_listens_to_others_and_owns_no_topology() {
 #[test]
 fn workers_write_to_a_database_that_they_share() {
     let config = load(&environment("base/worker.yaml")).unwrap();
+    assert!(
+        config.worker.listen.ip().is_unspecified(),
+        "probes reach it"
+    );
     assert!(matches!(config.sink_url(), DatabaseUrl::Postgres(_)));
 }
 
