@@ -6,10 +6,12 @@
 //! one whose batches take as long as they are told, and `resuming-worker` one that goes on where an earlier attempt
 //! stopped. [`fairness`], [`backlog`] and [`rolling`] are scenarios that the suite plays with many batches, and the slow
 //! suite with more; [`outage`] is one that the suite plays for seconds, and the slow suite for longer.
+//! [`accounts`] gives everybody an account of its own on the broker.
 
 // What is left behind is said on standard error.
 #![allow(clippy::print_stderr)]
 
+pub mod accounts;
 pub mod backlog;
 pub mod blocking;
 pub mod fairness;
