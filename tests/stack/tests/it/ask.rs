@@ -119,6 +119,7 @@ impl Sides {
             lanes: self.config.lanes,
             permits: echo.clone(),
             claims: echo.clone(),
+            ownership: echo.clone(),
             draining: self.stopping.clone(),
         };
         let topology = Topology::new(&self.config, self.connector.clone());
