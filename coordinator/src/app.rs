@@ -301,6 +301,7 @@ impl Ground<'_> {
     fn settlement(&self) -> SettlementStage {
         SettlementStage {
             ledger: self.ledger.clone(),
+            ownership: self.ledger.clone(),
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
@@ -384,6 +385,7 @@ impl Ground<'_> {
             connector: self.connector.clone(),
             publishing: self.publishing.clone(),
             lanes: self.config.lanes,
+            ownership: self.ledger.clone(),
             permits: Arc::new(limits),
             claims: Arc::new(suspects),
             draining: self.lifecycle.draining(),

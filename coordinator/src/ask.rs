@@ -22,7 +22,7 @@ use shared::topology::ASK;
 use tokio_util::sync::CancellationToken;
 
 use crate::consuming::{ConsumeError, Consumer, Failures};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Ownership};
 
 /// Unacked messages of up to a hundred questions each.
 const PREFETCH: u16 = 256;
@@ -55,6 +55,8 @@ pub struct AskStage {
     pub publishing: PublishingPool,
     /// How many lanes there are. All of them are this coordinator's.
     pub lanes: u16,
+    /// Knows whether another coordinator may answer by now.
+    pub ownership: Arc<dyn Ownership>,
     /// Answers for permits.
     pub permits: Arc<dyn Permits>,
     /// Answers for claims.
@@ -136,6 +138,8 @@ impl AskStage {
             let id = asked.id;
             match asked.question {
                 Question::Feedback(feedback) => self.permits.feedback(&feedback),
+                // Two who give leave would give too much: the worker asks again.
+                Question::Permit(_) if !self.ownership.is_sure() => {}
                 Question::Permit(request) => {
                     let answer = Answer::Permit(self.permits.permit(&request));
                     let answers = ready.entry(address.clone()).or_default();

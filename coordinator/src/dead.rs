@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::consuming::{ConsumeError, Consumer, Failures};
-use crate::ledger::{Effect, Judged, SettlementLedger, Verdict};
+use crate::ledger::{Effect, Judged, LedgerError, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
 
@@ -74,44 +74,62 @@ impl DeadStage {
         let reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
         let error = header(delivery, HEADER_ERROR)
             .unwrap_or_else(|| "the broker gave up on this message".into());
-        let known = match BatchIds::decode(&delivery.properties) {
-            Ok(ids) => {
-                let verdict = Verdict::Kill {
-                    reason: reason.clone(),
-                    error: error.clone(),
-                };
-                let judged = Judged {
-                    batch: ids.id,
-                    attempt: ids.attempt,
-                    worker: None,
-                    took: None,
-                    verdict,
-                };
-                let settled = self.ledger.settle(&[judged], Timestamp::now()).await?;
-                let known = settled
-                    .iter()
-                    .all(|settled| settled.effect != Effect::Unknown);
-                let _ = self.notices.send(Notice::Settled(settled)).await;
-                known
-            }
-            Err(_) => false,
+        let effect = match BatchIds::decode(&delivery.properties) {
+            Ok(ids) => self.settle(&ids, &reason, &error).await?,
+            Err(_) => None,
         };
+        let known = effect.is_some();
         metrics::counter!("tidegate_dead_messages_total", "known" => if known { "yes" } else { "no" }).increment(1);
-        if known {
-            tracing::warn!(
+        match effect {
+            Some(Effect::Dead) => tracing::warn!(
                 reason,
                 error,
                 "a message could not be delivered, its batch is dead"
-            );
-        } else {
-            tracing::error!(
+            ),
+            Some(_) => tracing::info!(
                 reason,
                 error,
-                "a message that belongs to no batch, put aside in tidegate.quarantine"
-            );
-            quarantine::put_aside(&self.publishing, delivery, &reason, &error).await?;
+                "a message could not be delivered, its attempt was settled before"
+            ),
+            None => {
+                tracing::error!(
+                    reason,
+                    error,
+                    "a message that belongs to no batch, put aside in tidegate.quarantine"
+                );
+                quarantine::put_aside(&self.publishing, delivery, &reason, &error).await?;
+            }
         }
         Ok(())
+    }
+
+    /// What it did to the batch. `None`: the ledger knows no such attempt, or what it knows makes no sense.
+    async fn settle(
+        &self,
+        ids: &BatchIds,
+        reason: &str,
+        error: &str,
+    ) -> Result<Option<Effect>, LedgerError> {
+        let judged = Judged {
+            batch: ids.id,
+            attempt: ids.attempt,
+            worker: None,
+            took: None,
+            verdict: Verdict::Kill {
+                reason: reason.to_owned(),
+                error: error.to_owned(),
+            },
+        };
+        let settled = match self.ledger.settle(&[judged], Timestamp::now()).await {
+            Err(error @ LedgerError::Damaged { .. }) => {
+                tracing::error!(%error, batch.id = %ids.id, "cannot record a dead batch");
+                return Ok(None);
+            }
+            settled => settled?,
+        };
+        let effect = settled.first().map(|settled| settled.effect);
+        let _ = self.notices.send(Notice::Settled(settled)).await;
+        Ok(effect.filter(|effect| *effect != Effect::Unknown))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use lapin::Connection;
 use shared::broker::{BrokerError, Connector, Depth, PublishingPool, depths};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -68,24 +69,33 @@ impl DepthsStage {
             }
             let at = Instant::now();
             let queues = depths(&connection, self.topology.queues(), patience).await?;
-            let missing: Vec<&str> = queues
-                .iter()
-                .filter(|(_, depth)| **depth == Depth::Missing)
-                .map(|(name, _)| name.as_str())
-                .collect();
-            if !missing.is_empty() {
-                tracing::warn!(queues = missing.join(","), "queues are missing");
-                metrics::counter!("tidegate_missing_queues_total").increment(missing.len() as u64);
-                self.topology.ensure_on(&connection).await?;
-            }
             let blocked = self.publishing.is_blocked().await;
-            let looked = Depths {
+            let looked = Arc::new(Depths {
                 queues,
                 blocked,
                 at,
-            };
-            self.looks.send_replace(Some(Arc::new(looked)));
+            });
+            // First of all: what is missing is for others to know, too, and may be nobody's here to declare.
+            self.looks.send_replace(Some(looked.clone()));
+            self.mend(&connection, &looked.queues).await;
             failures.forget();
+        }
+    }
+
+    /// Has what is missing declared, unless somebody else owns the topology: then that is said.
+    async fn mend(&self, connection: &Connection, queues: &BTreeMap<String, Depth>) {
+        let missing: Vec<&str> = queues
+            .iter()
+            .filter(|(_, depth)| **depth == Depth::Missing)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        tracing::warn!(queues = missing.join(","), "queues are missing");
+        metrics::counter!("tidegate_missing_queues_total").increment(missing.len() as u64);
+        if let Err(error) = self.topology.ensure_on(connection).await {
+            tracing::error!(%error, "the topology is incomplete and cannot be mended");
         }
     }
 }

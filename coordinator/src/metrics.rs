@@ -29,6 +29,10 @@ fn batches() {
         "Batches that held a place in the window and were not out by the ledger."
     );
     describe_counter!(
+        "tidegate_ledger_doubts_total",
+        "Commits that may have happened or not: the database's answer was lost."
+    );
+    describe_counter!(
         "tidegate_settled_total",
         "Outcomes by what they did to their batch."
     );

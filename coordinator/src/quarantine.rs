@@ -2,7 +2,7 @@
 
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
-use shared::broker::{BrokerError, Message, PublishingPool, Verdict};
+use shared::broker::{BrokerError, Message, PERSISTENT, PublishingPool, Verdict};
 use shared::topology::{HEADER_ERROR, HEADER_REASON, QUARANTINE};
 
 /// Puts a delivery aside, as it came, with the reason in its headers. The caller acks it after that.
@@ -34,7 +34,7 @@ pub async fn put_aside(
         .properties
         .clone()
         .with_headers(headers)
-        .with_delivery_mode(2);
+        .with_delivery_mode(PERSISTENT);
     if properties.message_id().is_none() {
         // A return is recognised by its message id.
         properties =

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use serde::{Deserialize, Serialize};
 
+use crate::broker::TRANSIENT;
 use crate::id::BatchId;
 use crate::name::{Attempt, Instance, Key, LimitName, PipelineName};
 use crate::wire::{microseconds, milliseconds, optional_milliseconds};
@@ -263,7 +264,6 @@ impl Answers {
 }
 
 fn transient_json(kind: &str) -> BasicProperties {
-    const TRANSIENT: u8 = 1;
     BasicProperties::default()
         .with_delivery_mode(TRANSIENT)
         .with_content_type("application/json".into())

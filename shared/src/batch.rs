@@ -5,6 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use serde_json::value::RawValue;
 
+use crate::broker::PERSISTENT;
 use crate::id::{BatchId, RunId};
 use crate::name::{Attempt, Key, PipelineName};
 use crate::payload;
@@ -151,7 +152,6 @@ impl BatchIds {
 
 /// Properties that every durable Tidegate message has.
 pub(crate) fn persistent_json(message_type: &str, timestamp_s: u64) -> BasicProperties {
-    const PERSISTENT: u8 = 2;
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_content_type("application/json".into())

@@ -22,6 +22,7 @@ use crate::handlers::noop::Noop;
 use crate::holding::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::jobs::search_console::{Job, JobError};
+use crate::own::{OwnHandlers, OwnHandlersError};
 use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
@@ -36,6 +37,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
+    /// The program's own handlers do not fit it.
+    #[error("configuration: {0}")]
+    OwnHandlers(#[from] OwnHandlersError),
     /// The Search Console job cannot be set up.
     #[error("configuration: {0}")]
     SearchConsole(#[from] JobError),
@@ -64,7 +68,9 @@ impl StartError {
                 problem: SinkError::Unavailable(_),
                 ..
             } => exit::UNAVAILABLE,
-            Self::Config(_) | Self::SearchConsole(_) | Self::Sink { .. } => exit::CONFIG,
+            Self::Config(_) | Self::OwnHandlers(_) | Self::SearchConsole(_) | Self::Sink { .. } => {
+                exit::CONFIG
+            }
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
@@ -73,21 +79,12 @@ impl StartError {
 }
 
 /// Starts everything, runs until a signal, and gives the exit code.
-pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
-    run_with(config_file, |_| {}).await
-}
-
-/// The same with handlers of one's own: `add` may add pipelines to those that are configured, or replace their
-/// handlers.
-pub async fn run_with(
-    config_file: Option<PathBuf>,
-    add: impl FnOnce(&mut Registry),
-) -> Result<u8, StartError> {
+pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
+    own.check(&config.pipelines)?;
     let metrics = telemetry::init_metrics()?;
     let (sink, store) = open_sink(&config).await?;
-    let mut registry = registry(&config, store)?;
-    add(&mut registry);
+    let registry = registry(&config, store, &own)?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
@@ -191,13 +188,18 @@ async fn open_sink(
     })
 }
 
-fn registry(config: &Config, store: Arc<dyn SearchAnalyticsStore>) -> Result<Registry, StartError> {
+fn registry(
+    config: &Config,
+    store: Arc<dyn SearchAnalyticsStore>,
+    own: &OwnHandlers,
+) -> Result<Registry, StartError> {
     let job = Job::new(&config.search_console, store)?;
     let mut registry = Registry::default();
     for (name, pipeline) in config.served_pipelines() {
-        let handler: Arc<dyn AnyHandler> = match pipeline.handler {
+        let handler: Arc<dyn AnyHandler> = match pipeline.handler() {
             HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots)?),
             HandlerKind::Http => Arc::new(Http::new(&name, &pipeline)?),
+            HandlerKind::Library => own.get(&name)?,
             HandlerKind::Noop => Arc::new(Noop),
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),

@@ -150,12 +150,27 @@ impl HandlerError {
         }
     }
 
+    /// A service said "not now": hold the batch back for so long.
+    pub fn throttled(reason: impl Into<String>, after: Duration) -> Self {
+        Self::Throttled {
+            reason: reason.into(),
+            after,
+        }
+    }
+
     /// It would fail again.
     pub fn fail(reason: &'static str, error: impl Into<String>) -> Self {
         Self::Fail {
             reason,
             error: error.into(),
         }
+    }
+}
+
+/// What `?` makes of an error that nobody looked at: it may work another time.
+impl From<anyhow::Error> for HandlerError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::retry(format!("{error:#}"))
     }
 }
 

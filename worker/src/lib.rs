@@ -6,6 +6,8 @@
 //! results go; [`ask`] is the way to the coordinator, [`permits`] its leave for calls, [`claim`] what it says about
 //! batches that were delivered before, [`control`] what it says to all workers, [`presence`] what this one says
 //! about itself. [`app`] wires it all.
+//!
+//! For a worker with handlers of your own, implement [`Handler`] and run a [`Worker`] that serves it.
 
 pub mod app;
 pub mod ask;
@@ -18,9 +20,16 @@ pub mod handlers;
 pub mod held;
 pub mod holding;
 pub mod jobs;
+pub mod output;
+pub mod own;
 pub mod permits;
 pub mod presence;
 pub mod process;
+pub mod program;
 pub mod registry;
 pub mod report;
 pub mod sink;
+
+pub use async_trait::async_trait;
+pub use handler::{BatchContext, Handler, HandlerError, Output};
+pub use program::Worker;

@@ -2,16 +2,13 @@
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use shared::broker::{BrokerError, Message, Publisher, PublishingPool, Verdict};
+use shared::broker::{BrokerError, Message, Publisher, PublishingPool, TRANSIENT, Verdict};
 use shared::name::{Instance, PipelineName};
 use shared::presence::{INTERVAL, PRESENCE_TYPE, Presence};
 use shared::topology::PRESENCE;
 use tokio_util::sync::CancellationToken;
 
 use crate::holding::Holding;
-
-/// AMQP's delivery mode of a message that need not survive: the next one is two seconds away.
-const TRANSIENT: u8 = 1;
 
 /// The voice of this worker.
 pub struct PresenceStage {

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use shared::batch::Batch;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::handler::{BatchContext, HandlerError, Output};
 use crate::permits::Permits;
@@ -44,7 +45,8 @@ pub async fn process(
         cancelled: cancelled.clone(),
         permits,
     };
-    let mut handling = pin!(AssertUnwindSafe(served.handler.handle(&ctx)).catch_unwind());
+    let handler = served.handler.handle(&ctx).instrument(span(&ctx.batch));
+    let mut handling = pin!(AssertUnwindSafe(handler).catch_unwind());
     let stopped = tokio::select! {
         ended = &mut handling => return Processed::Ended(flatten(ended)),
         () = sleep_until(deadline.into()) => false,
@@ -63,6 +65,18 @@ pub async fn process(
             served.deadline
         ))),
     })
+}
+
+/// What the handler logs says whose it is.
+fn span(batch: &Batch) -> Span {
+    tracing::info_span!(
+        "batch",
+        batch.id = %batch.id,
+        run.id = %batch.run,
+        pipeline = %batch.pipeline,
+        key = %batch.key,
+        attempt = %batch.attempt,
+    )
 }
 
 fn flatten(

@@ -62,7 +62,7 @@ codes! {
     NotFound = NOT_FOUND "not_found" "There is nothing of this name.",
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The path knows other methods.",
     RunFinished = CONFLICT "run_finished" "The run needs nothing more.",
-    IdempotencyConflict = CONFLICT "idempotency_conflict" "The idempotency key belongs to a run with other lines.",
+    IdempotencyConflict = CONFLICT "idempotency_conflict" "The idempotency key belongs to a run that was submitted otherwise.",
     SubmissionUnderWay = CONFLICT "submission_under_way" "A submission with this idempotency key is under way.",
     PayloadTooLarge = PAYLOAD_TOO_LARGE "payload_too_large" "A payload or line is over the limit.",
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not announced as NDJSON.",

@@ -96,7 +96,7 @@ pub(super) struct Batches {
 /// Submit a run
 ///
 /// The body is NDJSON, one batch a line: `{"key": "…", "payload": …}`; `key` may be left out. The run is
-/// taken whole or not at all. Sending it again with the same `Idempotency-Key` and the same lines gives the
+/// taken whole or not at all. Sending it again with the same `Idempotency-Key` and the same content gives the
 /// same run.
 #[utoipa::path(
     post,

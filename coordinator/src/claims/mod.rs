@@ -131,7 +131,7 @@ impl Claims for Suspects {
                 }
                 if (deaths, &alone_on) != (suspect.deaths, &suspect.alone_on) {
                     self.ledger
-                        .suspected(request.batch, deaths, alone_on.as_ref())
+                        .suspected(request.batch, request.attempt, deaths, alone_on.as_ref())
                         .await?;
                 }
                 Ok(count(answer))

@@ -125,6 +125,7 @@ impl ReconciliationLedger for Memory {
     async fn suspected(
         &self,
         _: BatchId,
+        _: Attempt,
         deaths: u32,
         alone_on: Option<&Instance>,
     ) -> Result<(), LedgerError> {

@@ -10,6 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use coordinator::operations::MAX_RATE;
 use coordinator::run::{Priority, RunState};
+use coordinator::submission::{SubmissionError, check_idempotency_key};
 use jiff::civil::Date;
 use shared::config::Span;
 use shared::id::{BatchId, RunId};
@@ -139,6 +140,19 @@ pub(crate) struct SearchConsole {
     /// Fetch days again that are stored as final.
     #[arg(long)]
     pub(crate) refetch: bool,
+    #[command(flatten)]
+    pub(crate) run: NewRun,
+}
+
+/// What every new run takes.
+#[derive(Debug, Args)]
+pub(crate) struct NewRun {
+    /// The same key gives the same run: makes it safe to repeat a submission.
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+    pub(crate) idempotency_key: Option<String>,
+    /// Whom to tell when the run has ended: an address that the coordinator's webhooks.allow names.
+    #[arg(long, value_name = "URL")]
+    pub(crate) webhook: Option<String>,
     /// Stay until the run has ended.
     #[arg(long)]
     pub(crate) watch: bool,
@@ -165,12 +179,8 @@ pub(crate) struct Submit {
     /// Which of a key's runs goes first.
     #[arg(long, default_value = "normal", value_parser = words::<Priority>(&["low", "normal", "high"]))]
     pub(crate) priority: Priority,
-    /// The same key gives the same run: makes it safe to repeat a submission.
-    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
-    pub(crate) idempotency_key: Option<String>,
-    /// Stay until the run has ended.
-    #[arg(long)]
-    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) run: NewRun,
 }
 
 #[derive(Debug, Subcommand)]
@@ -371,12 +381,8 @@ fn api_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn idempotency_key(text: &str) -> Result<String, String> {
-    const MAX_BYTES: usize = 255;
-    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.is_empty() || text.len() > MAX_BYTES || !printable {
-        return Err(format!("must be 1 to {MAX_BYTES} visible ASCII characters"));
-    }
+fn idempotency_key(text: &str) -> Result<String, SubmissionError> {
+    check_idempotency_key(text)?;
     Ok(text.to_owned())
 }
 

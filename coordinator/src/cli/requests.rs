@@ -33,6 +33,8 @@ pub(crate) struct Submission {
     pub(crate) priority: Priority,
     /// The same key gives the same run.
     pub(crate) idempotency_key: String,
+    /// Whom to tell when it has ended.
+    pub(crate) webhook: Option<String>,
 }
 
 /// What may be done to a run, in one word.
@@ -55,8 +57,9 @@ impl Client {
         let request = self
             .request(Method::POST, &["runs"])
             .query(&[
-                ("pipeline", submission.pipeline.as_str()),
-                ("priority", submission.priority.as_str()),
+                ("pipeline", Some(submission.pipeline.as_str())),
+                ("priority", Some(submission.priority.as_str())),
+                ("webhook", submission.webhook.as_deref()),
             ])
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .header("Idempotency-Key", &submission.idempotency_key)

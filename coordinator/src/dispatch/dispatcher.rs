@@ -150,7 +150,7 @@ impl Dispatcher {
         if let Some(pipeline) = self.pipelines.get_mut(pipeline) {
             match key {
                 Some(key) => pipeline.park(key, until, now),
-                None => pipeline.window.park(until),
+                None => pipeline.window.park(until, now),
             }
         }
     }

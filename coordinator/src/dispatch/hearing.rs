@@ -26,8 +26,14 @@ pub(super) fn hear(dispatcher: &mut Dispatcher, notice: Notice, now: Timestamp) 
         Notice::Accepted(run) => return Some(run),
         Notice::Settled(settled) => {
             for settled in settled {
-                // A duplicate says that the batch is final, so nothing of it can be out.
-                if !matches!(settled.effect, Effect::Stale | Effect::Unknown) {
+                // A duplicate says that the batch is final, so nothing of it can be out; neither can it be when
+                // it is pending. Otherwise a stale outcome says that a later attempt is out.
+                let is_over = match settled.effect {
+                    Effect::Stale => !settled.backlogs.is_empty(),
+                    Effect::Unknown => false,
+                    _ => true,
+                };
+                if is_over {
                     dispatcher.settled(settled.batch, settled.attempt);
                 }
                 add(dispatcher, &settled.backlogs, now);

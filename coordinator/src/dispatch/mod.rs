@@ -88,6 +88,7 @@ impl DispatchStage {
         let (answers, mut answered) = mpsc::channel(64);
         let lines = self.spawn_helpers(&config, &mut helpers, answers);
         let (mut look, mut compare) = (every(LOOK), every(COMPARE));
+        let mut in_doubt = false;
         while !self.draining.is_cancelled() {
             dispatcher.wake(Timestamp::now());
             for (pipeline, line) in &lines {
@@ -106,7 +107,17 @@ impl DispatchStage {
                 }
                 () = tokio::time::sleep(until(dispatcher.next_due())) => {}
                 _ = look.tick() => self.look_downstream(&mut dispatcher).await,
-                _ = compare.tick() => self.compare(&mut dispatcher).await,
+                _ = compare.tick() => {
+                    // What was in doubt may have happened a little after it was looked for.
+                    if self.compare(&mut dispatcher).await || in_doubt {
+                        in_doubt = false;
+                        self.read_backlogs(&mut dispatcher, None).await;
+                    }
+                }
+                () = self.ledger.doubted() => {
+                    in_doubt = true;
+                    self.read_backlogs(&mut dispatcher, None).await;
+                }
                 () = self.draining.cancelled() => {}
             }
             while let Ok(notice) = self.notices.try_recv() {
@@ -232,33 +243,38 @@ impl DispatchStage {
         }
     }
 
-    /// Frees places of batches that the ledger does not have as out any more. There are none, unless news of a
-    /// batch was lost.
-    async fn compare(&self, dispatcher: &mut Dispatcher) {
+    /// Frees places of batches that the ledger does not have as out any more, and says whether there were any:
+    /// only when news of a batch was lost.
+    async fn compare(&self, dispatcher: &mut Dispatcher) -> bool {
         let outs = match self.ledger.outs().await {
             Ok(outs) => outs.into_iter().map(|out| out.id).collect(),
-            Err(error) => return tracing::error!(%error, "cannot read what is out"),
+            Err(error) => {
+                tracing::error!(%error, "cannot read what is out");
+                return false;
+            }
         };
         let lost = dispatcher.compare(&outs);
         metrics::counter!("tidegate_places_freed_total").increment(lost.len() as u64);
-        for batch in lost {
+        for batch in &lost {
             tracing::warn!(batch.id = %batch, "a batch held a place in the window and is not out");
         }
+        !lost.is_empty()
     }
 
     async fn hear(&self, dispatcher: &mut Dispatcher, notice: Notice) {
         if let Some(run) = hear(dispatcher, notice, Timestamp::now()) {
-            self.read_run(dispatcher, run).await;
+            self.read_backlogs(dispatcher, Some(run)).await;
         }
     }
 
-    /// Learns what is pending of a run, as soon as the ledger says.
-    async fn read_run(&self, dispatcher: &mut Dispatcher, run: RunId) {
+    /// Learns what is pending of a run, or of all, as soon as the ledger says.
+    async fn read_backlogs(&self, dispatcher: &mut Dispatcher, run: Option<RunId>) {
         loop {
-            match self.ledger.backlogs(Some(run)).await {
+            match self.ledger.backlogs(run).await {
                 Ok(backlogs) => return add(dispatcher, &backlogs, Timestamp::now()),
                 Err(error) => {
-                    tracing::error!(%error, run.id = %run, "cannot read what is pending of a run");
+                    let run = run.map(|run| run.to_string());
+                    tracing::error!(%error, run.id = run, "cannot read where something is pending");
                 }
             }
             tokio::select! {

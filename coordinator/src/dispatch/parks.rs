@@ -14,8 +14,11 @@ pub(super) struct Parks {
 }
 
 impl Parks {
-    /// Parks a key until then, whatever was said before.
+    /// Parks a key until then, or for longer, if it was for longer: several limits may hold it.
     pub(super) fn park(&mut self, key: Key, until: Timestamp) {
+        if self.holds(&key, until) {
+            return;
+        }
         self.unpark(&key);
         self.order.insert((until, key.clone()));
         self.until.insert(key, until);

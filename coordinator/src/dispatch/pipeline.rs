@@ -241,7 +241,7 @@ impl Pipeline {
         self.keys.retain(|_, state| !state.is_idle());
     }
 
-    /// The key stays until then, whatever was said before; a time that has passed lets it go on.
+    /// The key stays until then, or for longer, if that was said before; a time that has passed lets it go on.
     pub(super) fn park(&mut self, key: &Key, until: Timestamp, now: Timestamp) {
         if until > now {
             self.parks.park(key.clone(), until);

@@ -7,9 +7,7 @@ use shared::config::PipelineConfig;
 /// The window of one pipeline.
 #[derive(Debug)]
 pub(super) struct Window {
-    look_ahead: u32,
-    min: u32,
-    max: u32,
+    config: PipelineConfig,
     /// Slots of live workers that take its work.
     pub(super) slots: u32,
     /// How many batches have a place.
@@ -23,9 +21,7 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(config: &PipelineConfig) -> Self {
         Self {
-            look_ahead: config.look_ahead,
-            min: config.window_min,
-            max: config.window_max,
+            config: config.clone(),
             slots: 0,
             out: 0,
             paused: false,
@@ -35,9 +31,7 @@ impl Window {
 
     /// How many batches may be out.
     pub(super) fn size(&self) -> u32 {
-        self.slots
-            .saturating_mul(self.look_ahead)
-            .clamp(self.min, self.max)
+        self.config.window(self.slots)
     }
 
     /// How many more may go out now.
@@ -48,9 +42,14 @@ impl Window {
         self.size().saturating_sub(self.out)
     }
 
-    /// Shuts the window until then; a time that has passed opens it.
-    pub(super) fn park(&mut self, until: Timestamp) {
-        self.parked_until = Some(until);
+    /// Shuts the window until then, or for longer, if it was for longer; a time that has passed opens it.
+    pub(super) fn park(&mut self, until: Timestamp, now: Timestamp) {
+        let longer = self.parked_until.filter(|longer| *longer > until);
+        self.parked_until = if until > now {
+            longer.or(Some(until))
+        } else {
+            None
+        };
     }
 
     /// Opens it when the time has come.

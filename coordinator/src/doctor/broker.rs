@@ -115,11 +115,18 @@ impl Doctor {
             }
         }
         let topology = if problems.is_empty() {
+            let compared = match self.config.broker.topology {
+                TopologyMode::Declare => "with our arguments",
+                TopologyMode::Check => {
+                    "their arguments, which only declaring them would compare, are yours to check"
+                }
+            };
             Check::ok(
                 NAME,
                 format!(
-                    "{} queues are there, {waiting} messages wait for workers; what others have put there cannot \
-                     be listed over AMQP (`rabbitmqctl list_queues`)",
+                    "{} queues are there, {compared}; {waiting} messages wait for workers; what others have put \
+                     there, and whether we may read, is not told over AMQP (`rabbitmqctl list_queues`, \
+                     `list_permissions`)",
                     queues.len()
                 ),
             )
@@ -156,7 +163,7 @@ impl Doctor {
                 problem: "it was deleted, or never declared".into(),
             });
         };
-        // Only a declare compares arguments; the queue is there, so it makes none.
+        // Only a declare compares arguments; the queue is there, so it makes none. It binds it, too.
         if self.config.broker.topology == TopologyMode::Declare {
             broker::declare(connection, &[], std::slice::from_ref(queue), patience).await?;
         }

@@ -1,5 +1,6 @@
 //! The doctor: looks at everything that this coordinator relies on, with its own credentials, and says what
-//! is wrong and what to do about it. It changes nothing.
+//! is wrong and what to do about it. It changes nothing, but for a queue's binding that is missing and ours to
+//! declare: that comes back.
 
 mod broker;
 mod levels;

@@ -38,7 +38,7 @@ fn presence(workers: &[Worker], counts: &[PipelineCounts]) -> Check {
         .clone()
         .flat_map(|worker| &worker.pipelines)
         .collect();
-    let slots: u32 = at_work.clone().map(|worker| worker.slots).sum();
+    let slots: u64 = at_work.clone().map(|worker| u64::from(worker.slots)).sum();
     let stuck: Vec<String> = counts
         .iter()
         .filter(|counts| counts.pending + counts.out > 0 && !served.contains(&counts.pipeline))
@@ -115,5 +115,31 @@ fn clocks(workers: &[Worker]) -> Check {
     } else {
         Check::warn(NAME, format!("some are off: {}", others.join(", ")))
             .advise("synchronise them (NTP): times in logs cannot be compared")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::name::Instance;
+
+    use super::*;
+    use crate::doctor::Finding;
+
+    #[test]
+    fn slots_that_cannot_be_add_up_all_the_same() {
+        let boaster = Worker {
+            worker: Instance::from("boaster".to_owned()),
+            version: String::new(),
+            pipelines: vec![],
+            slots: u32::MAX,
+            holding: vec![],
+            draining: false,
+            seen_ms_ago: 0,
+            lanes: None,
+            clock_skew_ms: None,
+        };
+        let check = presence(&[boaster.clone(), boaster], &[]);
+        assert_eq!(check.finding, Finding::Ok);
+        assert!(check.detail.contains("8589934590 slots"), "{check:?}");
     }
 }

@@ -17,6 +17,8 @@ use crate::run::{Priority, RunState};
 /// Attempts of a batch that are kept in its history: the last ones. Waiting for a limit is an attempt
 /// each time, and may go on for ever.
 pub(super) const KEPT_ATTEMPTS: u32 = 50;
+/// Longest reason, in bytes: a word is meant.
+const MAX_REASON_BYTES: usize = 255;
 /// The verdict of an attempt that completed its batch.
 pub(super) const COMPLETED: &str = "completed";
 
@@ -125,14 +127,18 @@ impl<R: Copy + Ord> Changes<R> {
     ) -> (Effect, Vec<Backlog>) {
         let change = transition::settle(&known.stored, outcome, now);
         let Some(mut update) = change.store else {
-            return (change.effect, vec![]);
+            // Told again: whoever settled it may never have heard that it did.
+            let waits = change.effect == Effect::Stale && known.stored.state == State::Pending;
+            let backlogs = (waits && known.is_dispatched()).then(|| known.backlog(known.since));
+            return (change.effect, backlogs.into_iter().collect());
         };
-        update.reason = update.reason.as_deref().map(storable);
+        update.reason = update.reason.as_deref().map(storable_reason);
         update.error = update.error.as_deref().map(storable);
         let BacklogId { run, pipeline, .. } = &known.backlog;
         let (from, to) = (known.stored.state, update.stored.state);
         self.tally.moved(*run, pipeline, from, to, 1);
-        let out_at = (from == State::Out).then_some(known.since);
+        let is_out = from == State::Out && known.stored.attempt == outcome.attempt;
+        let out_at = is_out.then_some(known.since);
         known.stored = update.stored;
         known.since = update.due;
 
@@ -300,4 +306,11 @@ pub(super) fn discard<R: Copy>(dead: &[Known<R>]) -> (Vec<R>, Tally) {
 /// A text that every database takes: PostgreSQL knows no NUL.
 pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// A reason that every index takes: PostgreSQL's know no text of more than 2,700 bytes.
+pub(super) fn storable_reason(reason: &str) -> String {
+    let mut reason = storable(reason);
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    reason
 }

@@ -38,12 +38,20 @@ pub trait Ledger:
     + MemoryLedger
     + LedgerViews
     + OperatorViews
+    + Ownership
 {
     /// Waits until another process has taken the ledger over: every write fails from then on, so this one
     /// had better end.
     async fn lost(&self) -> LedgerError;
     /// Lets a successor have the ledger at once. Nothing may be written after.
     async fn release(&self);
+}
+
+/// Whose the ledger is.
+pub trait Ownership: Send + Sync + 'static {
+    /// Whether it surely is this process's. Otherwise another one may have taken it over, and whatever needs no
+    /// write to the ledger had better be left to that.
+    fn is_sure(&self) -> bool;
 }
 
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.
@@ -76,6 +84,9 @@ pub trait DispatchLedger: Send + Sync + 'static {
     /// What is pending, by run, pipeline and key: of one run, or of all. Here and below, only what belongs to
     /// a running run is there to be dispatched. Costs as much as there are keys, however many batches wait.
     async fn backlogs(&self, run: Option<RunId>) -> Result<Vec<Backlog>, LedgerError>;
+    /// Waits until nobody knows whether a write happened, because its answer was lost: whoever would have told
+    /// what came of it told nothing.
+    async fn doubted(&self);
     /// What is out.
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError>;
     /// The first `limit` batches of a backlog that are due at `now`, longest due first.
@@ -165,10 +176,11 @@ pub trait ReconciliationLedger: Send + Sync + 'static {
     async fn out_since(&self, before: Timestamp, limit: u32) -> Result<Vec<OutSince>, LedgerError>;
     /// What is known of a batch that was delivered again; `None` when the ledger has no such batch.
     async fn suspect(&self, batch: BatchId) -> Result<Option<Suspect>, LedgerError>;
-    /// Remembers how often a batch's worker died, and who runs it alone now.
+    /// Remembers how often a batch's worker died, and who runs this attempt of it alone now: unless that is over.
     async fn suspected(
         &self,
         batch: BatchId,
+        attempt: Attempt,
         deaths: u32,
         alone_on: Option<&Instance>,
     ) -> Result<(), LedgerError>;
@@ -412,7 +424,8 @@ pub struct Settled {
     pub attempt: Attempt,
     /// What it did to the batch.
     pub effect: Effect,
-    /// Backlogs that are not empty because of it: the batch's own when it goes out again, its follow-ups'.
+    /// Backlogs that are not empty because of it: the batch's own when it goes out again (or, stale, went again
+    /// before), its follow-ups'.
     pub backlogs: Vec<Backlog>,
 }
 
@@ -421,7 +434,7 @@ pub struct Settled {
 pub enum Effect {
     /// The batch is completed.
     Completed,
-    /// The batch is completed, after it had been called dead or cancelled.
+    /// The batch is completed, after it had been called dead or cancelled, or its attempt failed or lost.
     CompletedLate,
     /// The batch is pending again.
     Again,
@@ -431,7 +444,7 @@ pub enum Effect {
     Cancelled,
     /// Nothing: the same attempt was settled before.
     Duplicate,
-    /// Nothing: a later attempt was made since.
+    /// Nothing: its attempt ended otherwise before, and the batch goes on.
     Stale,
     /// Nothing: the ledger knows no such batch, or no such attempt.
     Unknown,
@@ -457,7 +470,7 @@ pub struct DeadFilter {
 /// Why the ledger did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The database is away, locked, full or slow. Nothing was changed; it may work later.
+    /// The database is away, locked, full or slow; it may work later. A write may have happened all the same.
     #[error("the ledger is not available: {0}")]
     Unavailable(#[from] sqlx::Error),
     /// A stored value makes no sense.

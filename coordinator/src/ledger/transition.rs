@@ -150,16 +150,17 @@ pub fn record_out(stored: &Stored, attempt: Attempt) -> Option<Stored> {
 ///
 /// | stored | outcome of the current attempt | of an older one | of one never made |
 /// |---|---|---|---|
-/// | pending | settles (it overtook its own recording: the next attempt is current) | stale | unknown |
-/// | out | settles | stale | unknown |
+/// | pending | settles (it overtook its own recording: the next attempt is current) | `Complete` wins late, else stale | unknown |
+/// | out | settles | the same | unknown |
 /// | completed | duplicate | duplicate | duplicate |
-/// | dead, cancelled | `Complete` wins late, else duplicate | the same | unknown |
+/// | dead, cancelled | `Complete` wins late, else duplicate | `Complete` wins late, else duplicate | unknown |
 ///
 /// A batch that was cancelled while it was pending may have been published and not recorded: its next
 /// attempt counts as current too. When its run was cancelled, what would go out again is cancelled instead.
 /// [`Verdict::Lose`] says something about an attempt that is out, and nothing about any other state.
 ///
-/// A late `Complete` wins because its rows are in the sink: calling it anything else would be untrue.
+/// A late `Complete` wins because its rows are in the sink: calling it anything else would be untrue. Whoever
+/// has a later attempt finds that out, and reports the same.
 #[must_use]
 pub fn settle(stored: &Stored, outcome: &Judged, now: Timestamp) -> Change {
     let nothing = |effect| Change {
@@ -173,16 +174,16 @@ pub fn settle(stored: &Stored, outcome: &Judged, now: Timestamp) -> Change {
     if matches!(outcome.verdict, Verdict::Lose) && stored.state == State::Pending {
         return nothing(Effect::Stale);
     }
+    let is_over =
+        matches!(stored.state, State::Dead | State::Cancelled) || outcome.attempt < newest;
     match stored.state {
         State::Completed => nothing(Effect::Duplicate),
         _ if outcome.attempt > newest => nothing(Effect::Unknown),
-        State::Dead | State::Cancelled => match outcome.verdict {
-            Verdict::Complete { .. } => Change {
-                effect: Effect::CompletedLate,
-                store: Some(completed(stored, now)),
-            },
-            _ => nothing(Effect::Duplicate),
+        _ if is_over && matches!(outcome.verdict, Verdict::Complete { .. }) => Change {
+            effect: Effect::CompletedLate,
+            store: Some(completed(stored, now)),
         },
+        State::Dead | State::Cancelled => nothing(Effect::Duplicate),
         State::Pending | State::Out if outcome.attempt < newest => nothing(Effect::Stale),
         State::Pending | State::Out => apply(
             &Stored {
@@ -248,9 +249,9 @@ fn apply(stored: &Stored, verdict: &Verdict, now: Timestamp) -> Change {
 }
 
 /// What cancelling its run does to a batch: pending ones are cancelled at once, those that are out become
-/// what their outcome says. Called set-wise by the ledgers, one statement for many batches.
-#[must_use]
-pub fn cancel(stored: &Stored) -> Option<Stored> {
+/// what their outcome says. The ledgers do this in one statement for many batches.
+#[cfg(test)]
+pub(crate) fn cancel(stored: &Stored) -> Option<Stored> {
     (stored.state == State::Pending).then_some(Stored {
         state: State::Cancelled,
         ..*stored
@@ -404,18 +405,19 @@ mod tests {
             Duplicate,
             Duplicate,
         ];
+        let older = [CompletedLate, Stale, Stale, Stale, Stale, Stale];
         let unknown_but_lost = [Unknown, Unknown, Unknown, Unknown, Unknown, Stale];
         let called_off = |stored| Stored {
             called_off: true,
             ..stored
         };
         let rows: [(Stored, u32, [Effect; 6]); 18] = [
-            (stored(State::Pending, 1), 1, [Stale; 6]),
+            (stored(State::Pending, 1), 1, older),
             (stored(State::Pending, 1), 2, overtaking),
             (stored(State::Pending, 1), 3, unknown_but_lost),
-            (stored(State::Out, 2), 1, [Stale; 6]),
+            (stored(State::Out, 2), 1, older),
             (stored(State::Out, 2), 2, current),
-            (called_off(stored(State::Out, 2)), 1, [Stale; 6]),
+            (called_off(stored(State::Out, 2)), 1, older),
             (called_off(stored(State::Out, 2)), 2, unneeded),
             (stored(State::Out, 2), 3, [Unknown; 6]),
             (stored(State::Completed, 2), 1, [Duplicate; 6]),

@@ -24,6 +24,9 @@ const COOL_DOWN: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_m
 /// use one error for both.
 const TOO_FAST_UNTIL_USED_UP: u32 = 6;
 
+/// How far a line may reach into the future before the ledger knows: after a crash nobody counts on less.
+pub(super) const UNSAVED: Duration = Duration::from_secs(2);
+
 /// What the configuration says of every key's share.
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
@@ -54,6 +57,8 @@ pub(super) struct Bucket {
     pub(super) used_at: Duration,
     /// Until when the dispatcher knows that the key is held.
     pub(super) told_until: Duration,
+    /// Where the line ended when it was last remembered.
+    remembered_to: Duration,
     pub(super) counts: Counts,
 }
 
@@ -134,7 +139,8 @@ impl Policy {
 }
 
 impl Bucket {
-    /// A key that nothing is known of. `cautious`: it may have been busy until just now.
+    /// A key that nothing is known of. `cautious`: it may have been busy until just now, and its calls may have
+    /// been let out ahead of time, as far as need not be remembered.
     pub(super) fn new(policy: &Policy, now: Duration, cautious: bool) -> Self {
         let mut bucket = Self {
             line: Line::default(),
@@ -144,10 +150,11 @@ impl Bucket {
             quota: Quota::Free,
             used_at: now,
             told_until: Duration::ZERO,
+            remembered_to: Duration::ZERO,
             counts: Counts::default(),
         };
         if cautious {
-            bucket.empty_from(policy, now);
+            bucket.empty_from(policy, now + UNSAVED);
         }
         bucket
     }
@@ -237,6 +244,10 @@ impl Bucket {
         policy: &Policy,
         moment: Moment,
     ) {
+        // What the service asks for counts each time: another call's answer may ask for longer.
+        if let Some(retry_after) = retry_after {
+            self.line.hold(moment.at + retry_after);
+        }
         // Calls that were under way together get the same answer: it counts once.
         if self
             .slowed_at
@@ -248,10 +259,12 @@ impl Bucket {
         self.too_fast = self.too_fast.saturating_add(1);
         if let Some(rates) = policy.rates {
             self.rate = (self.rate / 2.0).clamp(rates.min, rates.max);
-            // Between half and all of the bound: full jitter could mean no pause at all.
-            let bound = COOL_DOWN.bound(self.too_fast);
-            let cool_down = bound.mul_f64(f64::midpoint(1.0, moment.random));
-            self.line.hold(moment.at + retry_after.unwrap_or(cool_down));
+            if retry_after.is_none() {
+                // Between half and all of the bound: full jitter could mean no pause at all.
+                let bound = COOL_DOWN.bound(self.too_fast);
+                let cool_down = bound.mul_f64(f64::midpoint(1.0, moment.random));
+                self.line.hold(moment.at + cool_down);
+            }
         } else if let Some(pauses) = persistent
             && self.too_fast >= TOO_FAST_UNTIL_USED_UP
         {
@@ -287,13 +300,20 @@ impl Bucket {
             && self.too_fast == 0
     }
 
+    /// Whether it has to be remembered at once: calls may be let out later than anybody would expect who knows
+    /// what is remembered.
+    pub(super) fn runs_ahead(&self, policy: &Policy, now: Duration) -> bool {
+        self.line.end(self.pace(policy)) > self.remembered_to.max(now) + UNSAVED
+    }
+
     /// Whether somebody has a place, or the key is held.
     pub(super) fn is_busy(&self, now: Duration) -> bool {
         self.line.len() > 0 || self.line.held_until() > now || self.used_up_until(now).is_some()
     }
 
-    pub(super) fn remember(&self, policy: &Policy, moment: Moment) -> Remembered {
-        let next = self.line.end(self.pace(policy)).max(self.line.held_until());
+    pub(super) fn remember(&mut self, policy: &Policy, moment: Moment) -> Remembered {
+        self.remembered_to = self.line.end(self.pace(policy));
+        let next = self.remembered_to.max(self.line.held_until());
         Remembered {
             rate: self.rate(),
             next: (next > moment.at).then(|| moment.wall_at(next)),

@@ -66,7 +66,7 @@ impl Bench {
         Some(until.abs_diff(self.now))
     }
 
-    fn restarted(&self, unsaved: Option<Duration>) -> Self {
+    fn restarted(&mut self, unsaved: Option<Duration>) -> Self {
         let remembered = self.bucket.remember(&self.policy, self.moment());
         let json = serde_json::to_string(&remembered).unwrap();
         let remembered = serde_json::from_str(&json).unwrap();
@@ -120,6 +120,23 @@ fn too_fast_halves_once_for_calls_under_way_and_cools_down() {
     bench.hear(&asked_for, asked_at);
     assert_eq!(bench.bucket.rate(), Some(1.25));
     assert_eq!(bench.take(), bench.now + 30 * S);
+}
+
+#[test]
+fn the_longest_pause_that_the_service_asks_for_is_made() {
+    for mut bench in [Bench::adaptive(), Bench::without_rate()] {
+        let asked_at = bench.now;
+        bench.now += S;
+        for seconds in [5, 30, 10] {
+            let said = Said::TooFast {
+                retry_after: Some(seconds * S),
+                persistent: None,
+            };
+            bench.hear(&said, asked_at);
+        }
+        assert_eq!(bench.take(), bench.now + 30 * S);
+        assert_eq!(bench.bucket.too_fast, 1, "they were under way together");
+    }
 }
 
 #[test]

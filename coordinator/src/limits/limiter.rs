@@ -37,6 +37,8 @@ pub(super) struct Limiter {
     /// Keys are held, and the dispatcher does not know yet.
     news: Vec<Notice>,
     cautious_until: Duration,
+    /// A line goes on for longer than the ledger knows.
+    runs_ahead: bool,
     /// The coordinator is stopping, and what it will remember is being written.
     closed: bool,
 }
@@ -89,6 +91,7 @@ impl Limiter {
             limits: config.limits.iter().map(limit).collect(),
             news: Vec::new(),
             cautious_until: Duration::ZERO,
+            runs_ahead: false,
             closed: false,
         }
     }
@@ -116,7 +119,7 @@ impl Limiter {
         while let Some((next, last)) = self.next(&wanted, at, moment) {
             if next > latest {
                 let wait = next.saturating_sub(moment.at);
-                return self.too_long(&wanted[last], wait, patience, moment);
+                return self.too_long(&wanted, last, wait, patience, moment);
             }
             if next == at {
                 break;
@@ -124,8 +127,10 @@ impl Limiter {
             at = next;
         }
         for want in &wanted {
-            if let Some((_, bucket)) = self.bucket(want, moment) {
+            if let Some((policy, bucket)) = self.bucket(want, moment) {
                 bucket.take(at, want.n);
+                let runs_ahead = bucket.runs_ahead(policy, moment.at);
+                self.runs_ahead |= runs_ahead;
             }
         }
         PermitAnswer::Granted {
@@ -157,7 +162,7 @@ impl Limiter {
             if throttled {
                 metrics::counter!("tidegate_throttled_calls_total", "limit" => about.limit.to_string())
                     .increment(1);
-                self.tell(&want, until.saturating_sub(moment.at), moment);
+                self.tell(&want.limit, &want, until.saturating_sub(moment.at), moment);
             }
         }
     }
@@ -219,48 +224,61 @@ impl Limiter {
             let bucket = self.limits.get(&want.limit)?.buckets.get(&want.key)?;
             bucket.used_up_until(moment.at)
         };
-        let held = wanted.iter().filter_map(|want| Some((until(want)?, want)));
-        let (until, want) = held.max_by_key(|(until, _)| *until)?;
+        let held = wanted.iter().map(until).enumerate();
+        let (until, index) = held
+            .filter_map(|(index, until)| Some((until?, index)))
+            .max()?;
         let after = until.saturating_sub(moment.at);
-        self.refuse(want, after, moment);
+        self.refuse(wanted, index, after, moment);
         Some(PermitAnswer::Parked {
-            reason: format!("the quota of {} is used up", want.limit),
+            reason: format!("the quota of {} is used up", wanted[index].limit),
             after,
             until: Some(moment.wall_at(until)),
         })
     }
 
-    /// No, because the line is too long, or held for too long.
+    /// No, because one line is too long, or held for too long.
     fn too_long(
         &mut self,
-        share: &Wanted,
+        wanted: &[Wanted],
+        index: usize,
         wait: Duration,
         patience: Duration,
         moment: Moment,
     ) -> PermitAnswer {
-        let bucket = self.bucket(share, moment);
+        let bucket = self.bucket(&wanted[index], moment);
         let held_until = bucket.map_or(Duration::ZERO, |(_, bucket)| bucket.line.held_until());
         // Those who come back find a line in which it is worth while to wait.
         let after = wait
             .saturating_sub(patience / 2)
             .max(held_until.saturating_sub(moment.at));
-        self.refuse(share, after, moment);
+        self.refuse(wanted, index, after, moment);
         let seconds = wait.as_secs();
         parked(
-            format!("{} has no room for {seconds} s", share.limit),
+            format!("{} has no room for {seconds} s", wanted[index].limit),
             after,
         )
     }
 
-    fn refuse(&mut self, share: &Wanted, after: Duration, moment: Moment) {
+    fn refuse(&mut self, wanted: &[Wanted], index: usize, after: Duration, moment: Moment) {
+        let share = &wanted[index];
         if let Some((_, bucket)) = self.bucket(share, moment) {
             bucket.counts.parked += 1;
         }
-        self.tell(share, after, moment);
+        self.tell(&share.limit, share, after, moment);
+        let has_keys = |want: &Wanted| self.limits[&want.limit].scope == LimitScope::Key;
+        if has_keys(share) {
+            // Its key may be another one than the batch's, a credential's: then one of the others is.
+            let others = wanted.iter().filter(|other| other.key != share.key);
+            let others: Vec<&Wanted> = others.filter(|other| has_keys(other)).collect();
+            for other in others {
+                self.tell(&share.limit, other, after, moment);
+            }
+        }
     }
 
-    /// Has the dispatcher keep back what would only wait.
-    fn tell(&mut self, share: &Wanted, wait: Duration, moment: Moment) {
+    /// Has the dispatcher keep back what would only wait for this limit: this share's.
+    fn tell(&mut self, limit: &LimitName, share: &Wanted, wait: Duration, moment: Moment) {
         let until = moment.at + wait;
         let Some((_, bucket)) = self.bucket(share, moment) else {
             return;
@@ -269,7 +287,7 @@ impl Limiter {
             return;
         }
         bucket.told_until = until;
-        let Some(limit) = self.limits.get(&share.limit) else {
+        let Some(limit) = self.limits.get(limit) else {
             return;
         };
         let of_pipeline = |pipeline: &&PipelineName| {
@@ -305,15 +323,21 @@ impl Limiter {
         }
     }
 
+    /// Whether [`Self::remember`] should not wait.
+    pub(super) fn runs_ahead(&self) -> bool {
+        self.runs_ahead
+    }
+
     /// What a restart must not forget, by limit. `stopped`: nothing more is granted after this.
     pub(super) fn remember(&mut self, moment: Moment, stopped: bool) -> BTreeMap<String, String> {
         self.closed |= stopped;
-        let remember = |(name, limit): (&LimitName, &Limit)| {
+        self.runs_ahead = false;
+        let remember = |(name, limit): (&LimitName, &mut Limit)| {
             let limit = limit.remember(moment, stopped);
             let json = serde_json::to_string(&limit).expect("plain data with text keys");
             (name.to_string(), json)
         };
-        self.limits.iter().map(remember).collect()
+        self.limits.iter_mut().map(remember).collect()
     }
 
     /// Goes on from what was remembered. `unsaved`: how long calls may have gone on after that, had the
@@ -370,7 +394,7 @@ impl Limiter {
                 key,
                 n: 1,
             };
-            self.tell(&want, until.saturating_sub(moment.at), moment);
+            self.tell(name, &want, until.saturating_sub(moment.at), moment);
         }
     }
 
@@ -417,10 +441,10 @@ impl Limit {
         });
     }
 
-    fn remember(&self, moment: Moment, stopped: bool) -> RememberedLimit {
+    fn remember(&mut self, moment: Moment, stopped: bool) -> RememberedLimit {
         let known = self
             .buckets
-            .iter()
+            .iter_mut()
             .filter(|(_, bucket)| !bucket.is_like_new(&self.policy, moment.at));
         let keys = known.map(|(key, bucket)| {
             let key = key.as_ref().map(ToString::to_string).unwrap_or_default();

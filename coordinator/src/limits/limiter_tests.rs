@@ -219,6 +219,52 @@ fn a_shared_limit_parks_everybody() {
     assert_eq!(after, 90 * S);
 }
 
+/// A credential's limit, whose key is no batch's.
+#[test]
+fn a_key_that_is_no_batchs_holds_the_batches_that_ask_for_it() {
+    let mut config = config();
+    config.limits.insert(name("user"), LimitConfig::default());
+    let limits = &mut config.pipelines.get_mut(&pipeline()).unwrap().limits;
+    limits.push(name("user"));
+    let mut bench = Bench::new();
+    bench.limiter = Limiter::new(&config);
+    let pauses = Pauses {
+        first: 900 * S,
+        again: 9_000 * S,
+    };
+    bench.say("user", "robot", Said::UsedUp(pauses));
+    bench.limiter.take_news();
+    let want = |(limit, key)| Want {
+        limit: name(limit),
+        key: Key::new(key).unwrap(),
+        n: 1,
+    };
+    for site in ["a", "b"] {
+        let request = PermitRequest {
+            pipeline: pipeline(),
+            wants: [("site", site), ("project", site), ("user", "robot")]
+                .map(want)
+                .into(),
+            patience: PATIENCE,
+        };
+        let moment = bench.moment();
+        let answer = bench.limiter.permit(&request, moment);
+        assert!(matches!(answer, PermitAnswer::Parked { .. }), "{answer:?}");
+        let news = bench.limiter.take_news();
+        let [
+            Notice::Parked {
+                key: Some(key),
+                until,
+                ..
+            },
+        ] = &news[..]
+        else {
+            panic!("{news:?}");
+        };
+        assert_eq!((key.as_str(), *until), (site, moment.wall + pauses.first));
+    }
+}
+
 #[test]
 fn a_quota_that_is_used_up_holds_those_who_fall_under_it() {
     let mut bench = Bench::new();
@@ -280,6 +326,26 @@ fn a_restart_in_good_order_goes_on_and_a_crash_holds_back() {
     assert!(seventh > sixth + 4 * S, "{seventh:?}");
     let other = bench.granted(&["site"], "b").unwrap();
     assert!(other > bench.now, "it may have been busy, too");
+}
+
+#[test]
+fn a_line_that_becomes_longer_than_is_remembered_says_so() {
+    let mut bench = Bench::new();
+    bench.granted(&["site"], "a").unwrap();
+    assert!(!bench.limiter.runs_ahead(), "a second ahead");
+    for _ in 0..20 {
+        for _ in 0..2 {
+            bench.granted(&["site"], "a").unwrap();
+        }
+        assert!(bench.limiter.runs_ahead());
+        // Killed right after this, it does not let out too much.
+        let moment = bench.moment();
+        bench.limiter.remember(moment, false);
+        assert!(!bench.limiter.runs_ahead());
+    }
+    let before = bench.granted(&["site"], "a").unwrap();
+    bench.restart(false);
+    assert!(bench.granted(&["site"], "a").unwrap() > before);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod limiter;
 mod line;
 pub mod stage;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use shared::ask::{Feedback, PermitAnswer, PermitRequest};
 use shared::config::Config;
-use shared::name::{Key, LimitName};
+use shared::name::{Key, LimitName, PipelineName};
 use tokio::sync::Notify;
 use utoipa::ToSchema;
 
@@ -95,8 +96,10 @@ pub struct SharedLimits {
 struct Inner {
     /// The standard mutex: held for arithmetic, never across an await.
     limiter: Mutex<Limiter>,
-    /// Somebody has to be told that a key is held.
-    held: Notify,
+    /// Somebody has to be told that a key is held, or that a line has become long.
+    wake: Notify,
+    /// The configured ones.
+    pipelines: BTreeSet<PipelineName>,
     started: Instant,
 }
 
@@ -109,7 +112,8 @@ impl SharedLimits {
     pub fn new(config: &Config) -> Self {
         let inner = Inner {
             limiter: Mutex::new(Limiter::new(config)),
-            held: Notify::new(),
+            wake: Notify::new(),
+            pipelines: config.pipelines.keys().cloned().collect(),
             started: Instant::now(),
         };
         let inner = Arc::new(inner);
@@ -143,11 +147,13 @@ impl Permits for SharedLimits {
         let moment = self.now();
         let mut limiter = self.limiter();
         let answer = limiter.permit(request, moment);
-        if limiter.has_news() {
-            self.inner.held.notify_one();
+        if limiter.has_news() || limiter.runs_ahead() {
+            self.inner.wake.notify_one();
         }
         drop(limiter);
-        count(request, &answer);
+        // Whatever a worker calls its pipeline, the metric has a label for each that is configured.
+        let is_known = self.inner.pipelines.contains(&request.pipeline);
+        count(is_known.then_some(&request.pipeline), &answer);
         answer
     }
 
@@ -156,12 +162,12 @@ impl Permits for SharedLimits {
         let mut limiter = self.limiter();
         limiter.feedback(feedback, moment);
         if limiter.has_news() {
-            self.inner.held.notify_one();
+            self.inner.wake.notify_one();
         }
     }
 }
 
-fn count(request: &PermitRequest, answer: &PermitAnswer) {
+fn count(pipeline: Option<&PipelineName>, answer: &PermitAnswer) {
     let word = match answer {
         PermitAnswer::Granted { after } => {
             metrics::histogram!("tidegate_permit_wait_seconds").record(*after);
@@ -170,6 +176,7 @@ fn count(request: &PermitRequest, answer: &PermitAnswer) {
         PermitAnswer::Parked { .. } => "parked",
         PermitAnswer::Unknown { .. } => "unknown",
     };
-    metrics::counter!("tidegate_permits_total", "answer" => word, "pipeline" => request.pipeline.to_string())
+    let pipeline = pipeline.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    metrics::counter!("tidegate_permits_total", "answer" => word, "pipeline" => pipeline)
         .increment(1);
 }

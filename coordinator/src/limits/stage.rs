@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::SharedLimits;
@@ -18,6 +19,8 @@ use crate::notice::Notice;
 
 /// How often the ledger is told what to remember.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+/// How often at most it is told in between, because a line has become longer than it knows.
+const SAVE_AT_MOST_EVERY: Duration = Duration::from_millis(200);
 
 /// The stage.
 pub struct LimitStage {
@@ -55,7 +58,10 @@ impl LimitStage {
 
     /// Runs until draining; then nothing more is granted.
     pub async fn run(mut self) -> Result<(), Infallible> {
-        let mut tick = tokio::time::interval(SAVE_EVERY);
+        let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut saved_at = Instant::now();
+        let mut look = tokio::time::interval(SAVE_AT_MOST_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.draining.is_cancelled() {
             let news = self.limits.limiter().take_news();
             for notice in news {
@@ -63,15 +69,26 @@ impl LimitStage {
                 let _ = self.notices.send(notice).await;
             }
             tokio::select! {
-                () = self.limits.inner.held.notified() => continue,
-                _ = tick.tick() => {}
+                () = self.limits.inner.wake.notified() => {
+                    if !self.runs_ahead() || saved_at.elapsed() < SAVE_AT_MOST_EVERY {
+                        continue;
+                    }
+                }
+                _ = save.tick() => self.limits.limiter().forget(self.limits.now()),
+                _ = look.tick() => if !self.runs_ahead() {
+                    continue;
+                },
                 () = self.draining.cancelled() => break,
             }
-            self.limits.limiter().forget(self.limits.now());
             self.save_or_say(false).await;
+            saved_at = Instant::now();
         }
         self.save_or_say(true).await;
         Ok(())
+    }
+
+    fn runs_ahead(&self) -> bool {
+        self.limits.limiter().runs_ahead()
     }
 
     async fn save_or_say(&mut self, stopped: bool) {

@@ -18,6 +18,8 @@ use crate::ledger::{LedgerError, OperationsLedger};
 /// Pending batches that one transaction cancels. A million of them take a hundred transactions, between
 /// which outcomes are settled.
 const CHUNK: u32 = 10_000;
+/// How often to look although nobody rang: whoever cancels and gets no answer rings too early, perhaps.
+const LOOK: Duration = Duration::from_mins(1);
 /// How long to leave a ledger alone that did not answer.
 const LEDGER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -43,12 +45,12 @@ impl CancelStage {
                 Ok(pause) => pause,
                 Err(error) => {
                     tracing::error!(%error, "cannot cancel batches now, trying again");
-                    Some(LEDGER_PAUSE)
+                    LEDGER_PAUSE
                 }
             };
             tokio::select! {
                 () = self.cancelled.notified() => {}
-                () = sleep(pause) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.draining.cancelled() => {}
             }
         }
@@ -57,9 +59,9 @@ impl CancelStage {
         Ok(())
     }
 
-    /// Cancels what is pending. When to look again: while batches are out, because their outcomes end the
-    /// cancelling; otherwise when a run is cancelled.
-    async fn look(&self) -> Result<Option<Duration>, LedgerError> {
+    /// Cancels what is pending, and says when to look again: soon while batches are out, because their outcomes
+    /// end the cancelling.
+    async fn look(&self) -> Result<Duration, LedgerError> {
         let mut pending = self.ledger.cancelling().await?;
         self.tell(&pending);
         // A chunk of each in turn: a small run does not wait for a large one.
@@ -79,7 +81,7 @@ impl CancelStage {
         }
         let out = self.ledger.cancelling().await?;
         self.tell(&out);
-        Ok((!out.is_empty()).then_some(INTERVAL))
+        Ok(if out.is_empty() { LOOK } else { INTERVAL })
     }
 
     fn tell(&self, runs: &[RunId]) {
@@ -88,12 +90,5 @@ impl CancelStage {
             runs.clone_into(told);
             news
         });
-    }
-}
-
-async fn sleep(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => tokio::time::sleep(pause).await,
-        None => std::future::pending().await,
     }
 }

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 
 use lapin::BasicProperties;
-use shared::broker::{Message, PublishingPool};
+use shared::broker::{Message, PublishingPool, TRANSIENT};
 use shared::control::{CONTROL_TYPE, Control, INTERVAL};
 use shared::id::RunId;
 use shared::name::Instance;
@@ -16,8 +16,6 @@ use shared::topology::CONTROL;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// AMQP's delivery mode of a message that need not survive: the next one is two seconds away.
-const TRANSIENT: u8 = 1;
 /// Most runs that one message names. The rest are named when these have ended; until then their batches are
 /// worked on and their outcomes settled.
 const MAX_RUNS: usize = 1_000;

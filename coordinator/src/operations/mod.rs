@@ -68,7 +68,7 @@ pub struct Handled {
     pub batches: u64,
     /// Nothing was changed.
     pub dry_run: bool,
-    /// The coordinator stops: there are more, and doing it again does the rest.
+    /// The coordinator stops: there may be more, and doing it again does the rest.
     pub interrupted: bool,
 }
 
@@ -76,39 +76,56 @@ impl Operations {
     /// Calls a run off. Nothing more of it goes out from now on, and its pending batches are cancelled one
     /// chunk after another. Cancelling a cancelled run is no error.
     pub async fn cancel(&self, run: RunId) -> Result<Run, OperationError> {
-        let run = self.ledger.cancel(run, Timestamp::now()).await?;
-        let run = run.ok_or(OperationError::UnknownRun)?;
-        if run.state != RunState::Cancelled {
-            return Err(OperationError::Finished(run.state));
-        }
-        tracing::info!(run.id = %run.run, pending = run.batches.pending, out = run.batches.out, "run cancelled");
-        self.tell(Notice::Stopped(run.run)).await;
-        self.cancelled.notify_one();
-        Ok(run)
+        let this = self.clone();
+        self.finish(async move {
+            let run = this.ledger.cancel(run, Timestamp::now()).await;
+            // Also without an answer: it may be cancelled all the same.
+            this.cancelled.notify_one();
+            let run = run?.ok_or(OperationError::UnknownRun)?;
+            if run.state != RunState::Cancelled {
+                return Err(OperationError::Finished(run.state));
+            }
+            tracing::info!(run.id = %run.run, pending = run.batches.pending, out = run.batches.out, "run cancelled");
+            this.tell(Notice::Stopped(run.run)).await;
+            Ok(run)
+        })
+        .await
     }
 
     /// Lets nothing more of a run go out until it is resumed. What is out is finished.
     pub async fn pause(&self, run: RunId) -> Result<Run, OperationError> {
-        let run = unfinished(self.ledger.pause(run, true).await?)?;
-        tracing::info!(run.id = %run.run, "run paused");
-        self.tell(Notice::Stopped(run.run)).await;
-        Ok(run)
+        let this = self.clone();
+        self.finish(async move {
+            let run = unfinished(this.ledger.pause(run, true).await?)?;
+            tracing::info!(run.id = %run.run, "run paused");
+            this.tell(Notice::Stopped(run.run)).await;
+            Ok(run)
+        })
+        .await
     }
 
     /// Lets a paused run go on.
     pub async fn resume(&self, run: RunId) -> Result<Run, OperationError> {
-        let run = unfinished(self.ledger.pause(run, false).await?)?;
-        tracing::info!(run.id = %run.run, "run resumed");
-        self.tell(Notice::Changed(run.run)).await;
-        Ok(run)
+        let this = self.clone();
+        self.finish(async move {
+            let run = unfinished(this.ledger.pause(run, false).await?)?;
+            tracing::info!(run.id = %run.run, "run resumed");
+            this.tell(Notice::Changed(run.run)).await;
+            Ok(run)
+        })
+        .await
     }
 
     /// Changes which of a key's runs goes first.
     pub async fn prioritize(&self, run: RunId, priority: Priority) -> Result<Run, OperationError> {
-        let run = unfinished(self.ledger.prioritize(run, priority).await?)?;
-        tracing::info!(run.id = %run.run, %priority, "run has another priority");
-        self.tell(Notice::Changed(run.run)).await;
-        Ok(run)
+        let this = self.clone();
+        self.finish(async move {
+            let run = unfinished(this.ledger.prioritize(run, priority).await?)?;
+            tracing::info!(run.id = %run.run, %priority, "run has another priority");
+            this.tell(Notice::Changed(run.run)).await;
+            Ok(run)
+        })
+        .await
     }
 
     /// Lets nothing of a pipeline go out, or lets it go on.
@@ -117,11 +134,14 @@ impl Operations {
         pipeline: &PipelineName,
         paused: bool,
     ) -> Result<(), LedgerError> {
-        self.ledger.pause_pipeline(pipeline, paused).await?;
-        tracing::info!(%pipeline, paused, "pipeline paused or resumed");
-        self.tell(Notice::PipelinePaused(pipeline.clone(), paused))
-            .await;
-        Ok(())
+        let (this, pipeline) = (self.clone(), pipeline.clone());
+        self.finish(async move {
+            this.ledger.pause_pipeline(&pipeline, paused).await?;
+            tracing::info!(%pipeline, paused, "pipeline paused or resumed");
+            this.tell(Notice::PipelinePaused(pipeline, paused)).await;
+            Ok(())
+        })
+        .await
     }
 
     /// What a redrive or discard with this filter would do.
@@ -166,7 +186,8 @@ impl Operations {
             if !redriven.backlogs.is_empty() {
                 self.tell(Notice::Pending(redriven.backlogs)).await;
             }
-            let done = redriven.batches < u64::from(CHUNK);
+            // A chunk may be short although there are more: what became of a batch since it was chosen is seen.
+            let done = redriven.batches == 0;
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches redriven");
                 metrics::counter!("tidegate_redriven_total").increment(batches);
@@ -186,7 +207,7 @@ impl Operations {
         loop {
             let discarded = self.ledger.discard(filter, CHUNK, Timestamp::now()).await?;
             batches += discarded;
-            let done = discarded < u64::from(CHUNK);
+            let done = discarded == 0;
             if done || self.draining.is_cancelled() {
                 tracing::info!(batches, "dead batches discarded");
                 metrics::counter!("tidegate_discarded_total").increment(batches);
@@ -199,11 +220,8 @@ impl Operations {
         }
     }
 
-    /// In a task of its own, so that it is not left half done because a client went away.
-    async fn finish(
-        &self,
-        work: impl Future<Output = Result<Handled, LedgerError>> + Send + 'static,
-    ) -> Result<Handled, LedgerError> {
+    /// In a task of its own, so that it is not left half done, or untold, because a client went away.
+    async fn finish<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let working = self.tasks.spawn(work);
         working
             .await

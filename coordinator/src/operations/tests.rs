@@ -1,7 +1,10 @@
 //! Operations against a real SQLite ledger.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use futures::FutureExt;
 use serde_json::value::RawValue;
 use shared::id::BatchId;
 use shared::name::{Attempt, Key};
@@ -11,8 +14,8 @@ use super::cancel::CancelStage;
 use super::*;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{
-    DispatchLedger, Judged, LedgerViews, NewBatch, NewRun, SettlementLedger, SubmissionLedger,
-    Verdict,
+    DispatchLedger, Judged, LedgerViews, NewBatch, NewRun, Redriven, SettlementLedger,
+    SubmissionLedger, Verdict,
 };
 use crate::run::BatchState;
 
@@ -92,6 +95,41 @@ impl Fixture {
     fn heard(&mut self) -> Notice {
         self.notices.try_recv().unwrap()
     }
+}
+
+#[tokio::test]
+async fn what_was_begun_is_told_although_the_client_went_away() {
+    let mut fixture = Fixture::new().await;
+    let (run, _) = fixture.run(1).await;
+    let operations = fixture.operations.clone();
+    for begun in [
+        operations.pause(run).boxed(),
+        operations.resume(run).boxed(),
+        operations.prioritize(run, Priority::High).boxed(),
+        operations.cancel(run).boxed(),
+    ] {
+        // Polled once, and dropped.
+        assert!(begun.now_or_never().is_none());
+        let told = tokio::time::timeout(Duration::from_secs(20), fixture.notices.recv());
+        let notice = told.await.expect("the dispatcher is told");
+        assert!(matches!(
+            notice,
+            Some(Notice::Stopped(id) | Notice::Changed(id)) if id == run
+        ));
+    }
+    operations.cancelled.notified().await;
+}
+
+#[tokio::test]
+async fn a_run_that_may_be_cancelled_is_looked_for() {
+    let fixture = Fixture::new().await;
+    let (run, _) = fixture.run(1).await;
+    let operations = fixture.operations;
+    fixture.ledger.close().await;
+    let error = operations.cancel(run).await.unwrap_err();
+    assert!(matches!(error, OperationError::Ledger(_)), "{error}");
+    let rung = operations.cancelled.notified().now_or_never();
+    assert!(rung.is_some());
 }
 
 #[tokio::test]
@@ -283,4 +321,75 @@ async fn a_paused_pipeline_is_told() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// Redrives and discards so many batches, one call after the other.
+struct Chunks(Mutex<Vec<u64>>);
+
+impl Chunks {
+    fn next(&self) -> u64 {
+        self.0.lock().unwrap().pop().unwrap()
+    }
+}
+
+#[async_trait]
+impl OperationsLedger for Chunks {
+    async fn cancel(&self, _: RunId, _: Timestamp) -> Result<Option<Run>, LedgerError> {
+        unreachable!()
+    }
+
+    async fn cancel_pending(&self, _: RunId, _: u32, _: Timestamp) -> Result<u64, LedgerError> {
+        unreachable!()
+    }
+
+    async fn cancelling(&self) -> Result<Vec<RunId>, LedgerError> {
+        unreachable!()
+    }
+
+    async fn pause(&self, _: RunId, _: bool) -> Result<Option<Run>, LedgerError> {
+        unreachable!()
+    }
+
+    async fn prioritize(&self, _: RunId, _: Priority) -> Result<Option<Run>, LedgerError> {
+        unreachable!()
+    }
+
+    async fn paused_pipelines(&self) -> Result<BTreeSet<PipelineName>, LedgerError> {
+        unreachable!()
+    }
+
+    async fn pause_pipeline(&self, _: &PipelineName, _: bool) -> Result<(), LedgerError> {
+        unreachable!()
+    }
+
+    async fn redrive(
+        &self,
+        _: &DeadFilter,
+        _: u32,
+        _: Timestamp,
+        _: Duration,
+    ) -> Result<Redriven, LedgerError> {
+        Ok(Redriven {
+            batches: self.next(),
+            backlogs: vec![],
+        })
+    }
+
+    async fn discard(&self, _: &DeadFilter, _: u32, _: Timestamp) -> Result<u64, LedgerError> {
+        Ok(self.next())
+    }
+}
+
+#[tokio::test]
+async fn a_short_chunk_is_not_the_last_one() {
+    let fixture = Fixture::new().await;
+    let chunks = || Operations {
+        ledger: Arc::new(Chunks(Mutex::new(vec![0, 700, 2_000, 1_999]))),
+        ..fixture.operations.clone()
+    };
+    let redriven = chunks().redrive(DeadFilter::default(), None).await.unwrap();
+    let discarded = chunks().discard(DeadFilter::default()).await.unwrap();
+    for handled in [redriven, discarded] {
+        assert_eq!((handled.batches, handled.interrupted), (4_699, false));
+    }
 }

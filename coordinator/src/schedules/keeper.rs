@@ -108,7 +108,7 @@ impl Keeper {
                 run
             }
             Err(SubmissionError::Conflict(run)) => {
-                tracing::warn!(schedule = %self.name, %at, run.id = %run, "a firing was submitted before, with other batches");
+                tracing::warn!(schedule = %self.name, %at, run.id = %run, "a firing was submitted before, otherwise");
                 self.count("repeated");
                 run
             }

@@ -11,7 +11,7 @@ mod storable;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::{SelectAll, select_all};
@@ -19,7 +19,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use shared::backoff::Backoff;
-use shared::broker::{Ack, BrokerError, Connector, PublishingPool, Settle};
+use shared::broker::{AckWindow, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
 use shared::name::{Instance, Lane, PipelineName};
 use shared::outcome::{Completed, Outcome, Outcomes, Report};
@@ -29,15 +29,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consuming::{ConsumeError, Consumer, Failures};
 use crate::ledger::transition::RetryPolicy;
-use crate::ledger::{Effect, Judged, LedgerError, Settled, SettlementLedger, Verdict};
+use crate::ledger::{Effect, Judged, LedgerError, Ownership, Settled, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
 use group::{Group, Stranger};
 
-/// Unacked outcome messages, each with up to a hundred outcomes: two full groups.
-const PREFETCH: u16 = 64;
-/// Most outcomes of one transaction.
-const GROUP: usize = 4_096;
+/// Unacked outcome messages of a lane: of full ones, most of a group. They are in memory while the ledger is
+/// away, a megabyte each, or one outcome with all that it asks for.
+const PREFETCH: u16 = 32;
+/// How often to look whether the ledger is ours again.
+const UNSURE: Duration = Duration::from_millis(500);
 /// Reason of a batch that asks for what cannot be.
 const BAD_FOLLOW_UP: &str = "bad_follow_up";
 
@@ -45,6 +46,8 @@ const BAD_FOLLOW_UP: &str = "bad_follow_up";
 pub struct SettlementStage {
     /// Where outcomes are settled.
     pub ledger: Arc<dyn SettlementLedger>,
+    /// Knows whether another coordinator may have the ledger by now.
+    pub ownership: Arc<dyn Ownership>,
     /// How to reach the broker.
     pub connector: Connector,
     /// Where strangers are put aside.
@@ -98,10 +101,19 @@ impl Drop for Resting<'_> {
 
 /// A delivery and the lane that it came from.
 type FromLane = (usize, Result<Delivery, BrokerError>);
+/// The same, once it has arrived.
+type Message = (usize, Delivery);
 
 #[async_trait]
 impl Consumer for SettlementStage {
     async fn consume(&mut self, failures: &mut Failures) -> Result<(), ConsumeError> {
+        // Who may not be the owner any more takes nothing away from the one who is.
+        while !self.ownership.is_sure() {
+            tokio::select! {
+                () = tokio::time::sleep(UNSURE) => {}
+                () = self.draining.cancelled() => return Ok(()),
+            }
+        }
         let Some(connection) = self.connector.reconnect("outcomes", &self.draining).await else {
             return Ok(());
         };
@@ -157,70 +169,68 @@ impl SettlementStage {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Settles the first message and everything that is already here, then acks it all.
+    /// Settles the first message and everything that is already here, then acks it all: strangers last, because
+    /// putting them aside takes a broker that lets us publish.
     async fn settle_group<S>(
         &self,
         first: FromLane,
         more: &mut SelectAll<S>,
         lanes: &[Settle],
-    ) -> Result<(), BrokerError>
+    ) -> Result<(), ConsumeError>
     where
         S: Stream<Item = FromLane> + Unpin,
     {
         let mut group = Group::default();
-        let mut acks: BTreeMap<usize, Ack> = BTreeMap::new();
+        let mut unacked: Vec<AckWindow> = lanes.iter().map(|_| AckWindow::default()).collect();
         let mut next = Some(first);
         while let Some((lane, delivery)) = next {
             let delivery = delivery?;
-            acks.entry(lane)
-                .and_modify(|ack| {
-                    *ack = Ack {
-                        tag: delivery.delivery_tag,
-                        multiple: true,
-                    }
-                })
-                .or_insert(Ack {
-                    tag: delivery.delivery_tag,
-                    multiple: false,
-                });
-            self.read(delivery, &mut group).await?;
-            next = if group.outcomes.len() < GROUP {
-                more.next().now_or_never().flatten()
-            } else {
-                None
-            };
+            unacked[lane].deliver(delivery.delivery_tag);
+            self.read((lane, delivery), &mut group);
+            if group.is_full() {
+                break;
+            }
+            next = more.next().now_or_never().flatten();
         }
         shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
-        let settled = self.settle(&group.outcomes).await;
+        let (settled, given_up) = self.settle(&group.outcomes).await;
+        if let Some(error) = given_up {
+            // What is not acked is delivered again, to whoever is the owner then.
+            let settled = settled.into_iter().flatten().collect();
+            let _ = self.notices.send(Notice::Settled(settled)).await;
+            return Err(error.into());
+        }
         shared::failpoint::reach("c.outcome.committed");
-        if group.outcomes.len() < GROUP {
+        if !group.is_full() {
             self.pulse().caught_up = started;
         }
         metrics::histogram!("tidegate_settle_seconds").record(started.elapsed());
         metrics::histogram!("tidegate_settle_group_outcomes")
             .record(crate::metrics::size(group.outcomes.len()));
-        let strangers = group.strangers(&settled);
+        let (done, strangers) = group.sort(&settled);
         let settled = settled.into_iter().flatten().collect();
         // Before the acks: if those fail, the same outcomes come again and are duplicates, which tell the
         // dispatcher nothing. It ends before this stage only while draining, and then needs no news.
         let _ = self.notices.send(Notice::Settled(settled)).await;
+        for (lane, delivery) in done {
+            unacked[*lane].done(delivery.delivery_tag);
+        }
+        ack(lanes, &mut unacked).await?;
+        shared::failpoint::reach("c.outcome.acked");
         for stranger in strangers {
             self.put_aside(&stranger).await?;
+            let (lane, delivery) = stranger.message;
+            unacked[*lane].done(delivery.delivery_tag);
+            ack(lanes, &mut unacked).await?;
         }
-        for (lane, ack) in acks {
-            lanes[lane].ack(ack).await?;
-        }
-        shared::failpoint::reach("c.outcome.acked");
         Ok(())
     }
 
-    /// Adds a message's outcomes to the group, or puts a stranger aside.
-    async fn read(
-        &self,
-        delivery: Delivery,
-        group: &mut Group<Delivery>,
-    ) -> Result<(), BrokerError> {
+    /// Adds a message's outcomes to the group.
+    fn read(&self, message: Message, group: &mut Group<Message>) {
+        let delivery = &message.1;
+        let bytes = delivery.data.len();
         match Outcomes::decode(&delivery.properties, &delivery.data) {
             Ok(outcomes) => {
                 let redelivered = outcomes
@@ -235,23 +245,13 @@ impl SettlementStage {
                     .reports
                     .into_iter()
                     .map(|report| self.judge(worker, report));
-                group.add(delivery, judged);
-                Ok(())
+                group.add(message, bytes, judged);
             }
-            Err(error) => {
-                tracing::error!(%error, "a message on the outcomes queue holds no outcomes, put aside");
-                quarantine::put_aside(
-                    &self.publishing,
-                    &delivery,
-                    "undecodable_outcomes",
-                    &error.to_string(),
-                )
-                .await
-            }
+            Err(error) => group.add_undecodable(message, bytes, error.to_string()),
         }
     }
 
-    async fn put_aside(&self, stranger: &Stranger<'_, Delivery>) -> Result<(), BrokerError> {
+    async fn put_aside(&self, stranger: &Stranger<'_, Message>) -> Result<(), BrokerError> {
         let Stranger {
             message,
             reason,
@@ -263,46 +263,45 @@ impl SettlementStage {
             "outcomes cannot be settled, their message is put aside in tidegate.quarantine"
         );
         metrics::counter!("tidegate_strange_outcomes_total", "reason" => *reason).increment(1);
-        quarantine::put_aside(&self.publishing, message, reason, error).await
+        quarantine::put_aside(&self.publishing, &message.1, reason, error).await
     }
 
-    /// Settles until the ledger has it: an outcome is never acked before. Those whose rows in the ledger make
-    /// no sense are found by halving the group, and only they fail.
-    async fn settle(&self, group: &[Judged]) -> Vec<Result<Settled, LedgerError>> {
+    /// Settles until the ledger has it: an outcome is never acked before. Of what failed the first half is tried
+    /// next, which is quick to try while the ledger is away, finds the outcomes whose rows in the ledger make
+    /// no sense (only they fail), and ends with something that the ledger can do in time. Gives up, with the
+    /// reason, and with what is settled until then, when the ledger may be another coordinator's.
+    async fn settle(
+        &self,
+        group: &[Judged],
+    ) -> (Vec<Result<Settled, LedgerError>>, Option<LedgerError>) {
         let mut settled = Vec::with_capacity(group.len());
-        let mut todo = vec![group];
+        let (mut todo, mut failures) = (vec![group], 0);
         while let Some(part) = todo.pop() {
-            match self.settle_together(part).await {
-                Ok(done) => settled.extend(done.into_iter().map(Ok)),
-                Err(error) if part.len() <= 1 => settled.push(Err(error)),
-                Err(_) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    todo.extend([second, first]);
+            let error = match self.ledger.settle(part, Timestamp::now()).await {
+                Ok(done) => {
+                    count(&done);
+                    settled.extend(done.into_iter().map(Ok));
+                    failures = 0;
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let is_damaged = matches!(error, LedgerError::Damaged { .. });
+            if !is_damaged {
+                if !self.ownership.is_sure() {
+                    return (settled, Some(error));
+                }
+                failures += 1;
+                tracing::error!(%error, outcomes = part.len(), "cannot settle, trying again");
+                tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+            }
+            match part.split_at(part.len() / 2) {
+                ([], _) if is_damaged => settled.push(Err(error)),
+                ([], one) => todo.push(one),
+                (first, second) => todo.extend([second, first]),
             }
         }
-        settled
-    }
-
-    /// In one transaction, tried again until it works.
-    ///
-    /// # Errors
-    /// [`LedgerError::Damaged`] alone: trying again would not help.
-    async fn settle_together(&self, group: &[Judged]) -> Result<Vec<Settled>, LedgerError> {
-        for failures in 1.. {
-            match self.ledger.settle(group, Timestamp::now()).await {
-                Ok(settled) => {
-                    count(&settled);
-                    return Ok(settled);
-                }
-                Err(error @ LedgerError::Damaged { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::error!(%error, outcomes = group.len(), "cannot settle, trying again");
-                }
-            }
-            tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
-        }
-        unreachable!("the loop only ends by returning")
+        (settled, None)
     }
 
     /// What should become of the batch, by its pipeline's policy, in words that any ledger can store.
@@ -375,6 +374,16 @@ impl SettlementStage {
             .get(pipeline)
             .map_or_else(|| policy(&PipelineConfig::default()), policy)
     }
+}
+
+/// Acks what is done.
+async fn ack(lanes: &[Settle], unacked: &mut [AckWindow]) -> Result<(), BrokerError> {
+    for (lane, unacked) in lanes.iter().zip(unacked) {
+        for ack in unacked.take_acks() {
+            lane.ack(ack).await?;
+        }
+    }
+    Ok(())
 }
 
 fn count(settled: &[Settled]) {

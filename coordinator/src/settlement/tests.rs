@@ -10,13 +10,32 @@ use shared::outcome::FollowUp;
 
 use super::*;
 
-/// Settles everything but these batches, whose rows make no sense.
-struct Damaged(BTreeSet<BatchId>);
+/// Settles small groups, and nothing that holds one of these batches, whose rows make no sense.
+struct Picky {
+    damaged: BTreeSet<BatchId>,
+    /// What is longer takes too long.
+    longest: usize,
+}
+
+impl Default for Picky {
+    fn default() -> Self {
+        Self {
+            damaged: BTreeSet::new(),
+            longest: usize::MAX,
+        }
+    }
+}
 
 #[async_trait]
-impl SettlementLedger for Damaged {
+impl SettlementLedger for Picky {
     async fn settle(&self, group: &[Judged], _: Timestamp) -> Result<Vec<Settled>, LedgerError> {
-        if group.iter().any(|judged| self.0.contains(&judged.batch)) {
+        if group.len() > self.longest {
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
+        if group
+            .iter()
+            .any(|judged| self.damaged.contains(&judged.batch))
+        {
             return Err(LedgerError::Damaged {
                 table: "batches",
                 column: "state",
@@ -33,10 +52,19 @@ impl SettlementLedger for Damaged {
     }
 }
 
-fn stage(ledger: Damaged) -> SettlementStage {
+struct Sure(bool);
+
+impl Ownership for Sure {
+    fn is_sure(&self) -> bool {
+        self.0
+    }
+}
+
+fn stage(ledger: Picky) -> SettlementStage {
     let connector = Connector::new(&BrokerConfig::default(), &Instance::generate("test"));
     let configured = PipelineName::new("known").unwrap();
     SettlementStage {
+        ownership: Arc::new(Sure(true)),
         ledger: Arc::new(ledger),
         publishing: connector.publishing_pool(),
         connector,
@@ -73,12 +101,15 @@ async fn damaged_rows_stop_nobody_else() {
     let worker = Instance::generate("worker");
     let reports: Vec<Report> = (0..100).map(|_| report(&[])).collect();
     let damaged = BTreeSet::from([reports[0].batch, reports[41].batch, reports[42].batch]);
-    let stage = stage(Damaged(damaged.clone()));
+    let stage = stage(Picky {
+        damaged: damaged.clone(),
+        ..Picky::default()
+    });
     let group: Vec<Judged> = reports
         .into_iter()
         .map(|report| stage.judge(&worker, report))
         .collect();
-    let settled = stage.settle(&group).await;
+    let (settled, _) = stage.settle(&group).await;
     assert_eq!(settled.len(), group.len());
     for (judged, settled) in group.iter().zip(&settled) {
         match settled {
@@ -87,13 +118,46 @@ async fn damaged_rows_stop_nobody_else() {
         }
     }
     assert_eq!(settled.iter().filter(|s| s.is_err()).count(), 3);
-    assert_eq!(stage.settle(&[]).await.len(), 0);
+    assert_eq!(stage.settle(&[]).await.0.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_takes_too_long_is_settled_in_parts() {
+    let worker = Instance::generate("worker");
+    let stage = stage(Picky {
+        longest: 30,
+        ..Picky::default()
+    });
+    let judge = |_| stage.judge(&worker, report(&[]));
+    let group: Vec<Judged> = (0..100).map(judge).collect();
+    let (settled, _) = stage.settle(&group).await;
+    let settled: Vec<BatchId> = settled.into_iter().map(|s| s.unwrap().batch).collect();
+    let asked: Vec<BatchId> = group.iter().map(|judged| judged.batch).collect();
+    assert_eq!(settled, asked, "in their order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_be_the_owner_any_more_gives_up() {
+    let worker = Instance::generate("worker");
+    let mut stage = stage(Picky {
+        longest: 0,
+        ..Picky::default()
+    });
+    let group = [stage.judge(&worker, report(&[]))];
+    let settling = tokio::time::timeout(Duration::from_mins(5), stage.settle(&group));
+    assert!(
+        settling.await.is_err(),
+        "it is tried for as long as it takes"
+    );
+    stage.ownership = Arc::new(Sure(false));
+    let (settled, given_up) = stage.settle(&group).await;
+    assert!(settled.is_empty() && given_up.is_some());
 }
 
 #[tokio::test]
 async fn follow_ups_of_unknown_pipelines_kill() {
     let worker = Instance::generate("worker");
-    let stage = stage(Damaged(BTreeSet::new()));
+    let stage = stage(Picky::default());
     let fine = stage.judge(&worker, report(&["known", "known"]));
     assert!(
         matches!(&fine.verdict, Verdict::Complete { follow_ups, .. } if follow_ups.len() == 2),
@@ -109,7 +173,7 @@ async fn follow_ups_of_unknown_pipelines_kill() {
 
 #[tokio::test]
 async fn words_that_no_database_takes_are_mended() {
-    let stage = stage(Damaged(BTreeSet::new()));
+    let stage = stage(Picky::default());
     let worker = Instance::from(format!("w\0{}", "x".repeat(1_000)));
     let nul = FollowUp {
         pipeline: PipelineName::new("known").unwrap(),

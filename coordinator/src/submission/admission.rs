@@ -24,9 +24,10 @@ pub trait Pressure: Send + Sync + 'static {
 }
 
 /// Nothing is ever too much.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoPressure;
+#[cfg(test)]
+pub(crate) struct NoPressure;
 
+#[cfg(test)]
 impl Pressure for NoPressure {
     fn refuse(&self) -> Option<Retry> {
         None
@@ -40,9 +41,10 @@ pub trait WebhookCheck: Send + Sync + 'static {
 }
 
 /// No address may be called.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoWebhooks;
+#[cfg(test)]
+pub(crate) struct NoWebhooks;
 
+#[cfg(test)]
 impl WebhookCheck for NoWebhooks {
     fn check(&self, _: &str) -> Result<(), String> {
         Err("no host may be called: name some in webhooks.allow".to_owned())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use shared::backoff::Backoff;
 use shared::id::RunId;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -79,40 +80,47 @@ impl Building {
         }
     }
 
-    /// Leaves the ledger without it.
+    /// Leaves the ledger without it: now, or, when that fails or nobody waits for it, as soon as the ledger is
+    /// there again. Its idempotency key is taken until then.
     pub(super) async fn abandon(mut self) {
-        if let Some(run) = self.run.take() {
-            remove(&*self.ledger, run, self.appending.take()).await;
+        // Not before the chunk at hand is in: it would come back after the run was removed.
+        let _ = self.appended().await;
+        if let Some(run) = self.run
+            && remove(&*self.ledger, run).await.is_ok()
+        {
+            self.run = None;
         }
     }
 }
 
 impl Drop for Building {
     fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
-            let (ledger, appending) = (self.ledger.clone(), self.appending.take());
-            let reserved = self.reserved.hand_over();
-            // Not tracked: a restart removes what this could not.
-            tokio::spawn(async move {
-                remove(&*ledger, run, appending).await;
-                drop(reserved);
-            });
-        }
+        let Some(run) = self.run.take() else { return };
+        let (ledger, appending) = (self.ledger.clone(), self.appending.take());
+        let reserved = self.reserved.hand_over();
+        // Not waited for when the process ends: the next start removes what this could not.
+        tokio::spawn(async move {
+            if let Some(appending) = appending {
+                let _ = appending.await;
+            }
+            for failures in 1.. {
+                match remove(&*ledger, run).await {
+                    // Who has taken the ledger over has removed it at its start.
+                    Ok(()) | Err(LedgerError::Owned { .. }) => break,
+                    Err(_) => tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await,
+                }
+            }
+            drop(reserved);
+        });
     }
 }
 
-/// Not before the chunk at hand is in: it would come back after the run was removed.
-async fn remove(
-    ledger: &dyn SubmissionLedger,
-    run: RunId,
-    appending: Option<JoinHandle<Result<(), LedgerError>>>,
-) {
-    if let Some(appending) = appending {
-        let _ = appending.await;
+async fn remove(ledger: &dyn SubmissionLedger, run: RunId) -> Result<(), LedgerError> {
+    let removed = ledger.abandon(run).await;
+    if let Err(error) = &removed {
+        tracing::error!(%error, run.id = %run, "cannot remove a refused run, trying again");
     }
-    if let Err(error) = ledger.abandon(run).await {
-        tracing::error!(%error, run.id = %run, "cannot remove a refused run now; the next start will");
-    }
+    removed
 }
 
 fn pass_on_panic<T>(error: JoinError) -> T {

@@ -9,7 +9,7 @@ use shared::name::{Key, PipelineName};
 use shared::payload;
 
 use super::{LineProblem, SubmissionError};
-use crate::ledger::NewBatch;
+use crate::ledger::{NewBatch, NewRun};
 
 /// Longest line: the largest payload, its key, and JSON around them.
 pub(super) const MAX_LINE_BYTES: usize = payload::MAX_PAYLOAD_BYTES + 64 * 1024;
@@ -49,7 +49,8 @@ pub(super) fn read_line(
     }))
 }
 
-/// Cuts a byte stream into lines and hashes them, blank ones and line ends aside.
+/// Cuts a byte stream into lines and hashes them, blank ones and line ends aside, after what was said of them
+/// all.
 #[derive(Default)]
 pub(super) struct Lines {
     rest: BytesMut,
@@ -62,6 +63,20 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// The lines of this run.
+    pub(super) fn of(run: &NewRun) -> Self {
+        let said = (
+            run.pipeline.as_str(),
+            run.priority.as_str(),
+            run.webhook.as_deref(),
+        );
+        let mut lines = Self::default();
+        lines
+            .hasher
+            .update(serde_json::json!(said).to_string().as_bytes());
+        lines
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
         const BOM: &[u8] = b"\xef\xbb\xbf";
         let first = self.number == 0 && self.rest.is_empty();

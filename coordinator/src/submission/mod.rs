@@ -22,7 +22,9 @@ use crate::ledger::{KnownRun, LedgerError, NewBatch, NewRun, Opened, SubmissionL
 use crate::notice::Notice;
 use crate::run::{Priority, Run};
 use admission::Reserved;
-pub use admission::{NoPressure, NoWebhooks, Pressure, Retry, Room, WebhookCheck};
+#[cfg(test)]
+pub(crate) use admission::{NoPressure, NoWebhooks};
+pub use admission::{Pressure, Retry, Room, WebhookCheck};
 use building::Building;
 use lines::MAX_LINE_BYTES;
 use reading::Reading;
@@ -48,7 +50,7 @@ pub struct Submission {
 pub enum Accepted {
     /// A new run.
     New(Run),
-    /// The run that the same key and lines gave before.
+    /// The run that the same submission gave before.
     Before(Run),
 }
 
@@ -81,8 +83,10 @@ pub enum SubmissionError {
         "the idempotency key must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"
     )]
     IdempotencyKey,
-    /// The key belongs to a run with other lines.
-    #[error("the idempotency key belongs to run {0}, which had other lines")]
+    /// The key belongs to a run that was submitted otherwise.
+    #[error(
+        "the idempotency key belongs to run {0}, which had other lines, or another pipeline, priority or webhook"
+    )]
     Conflict(RunId),
     /// The key belongs to a submission that is still under way.
     #[error("a submission with this idempotency key is under way: try again")]
@@ -163,20 +167,23 @@ impl SubmissionStage {
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Accepted, SubmissionError> {
         let pipeline = self.pipeline(&submission.pipeline)?;
-        check_idempotency_key(submission.idempotency_key.as_deref())?;
+        submission
+            .idempotency_key
+            .as_deref()
+            .map_or(Ok(()), check_idempotency_key)?;
         self.check_webhook(submission.webhook.as_deref())?;
         if let Some(retry) = self.pressure.refuse() {
             return Err(SubmissionError::Backpressure(retry));
         }
         let run = NewRun {
             id: RunId::generate(),
-            pipeline: pipeline.clone(),
+            pipeline,
             priority: submission.priority,
             idempotency_key: submission.idempotency_key,
             webhook: submission.webhook,
             created_at: Timestamp::now(),
         };
-        let mut reading = Reading::new(body, pipeline, run.created_at);
+        let mut reading = Reading::new(body, &run);
         let chunk = reading.chunk().await?;
         if chunk.is_full() {
             return self.build(run, chunk.batches(), reading).await;
@@ -317,7 +324,7 @@ async fn announce(run: Run, notices: &mpsc::Sender<Notice>) -> Accepted {
     Accepted::New(run)
 }
 
-/// The key is known: the same lines give the same run.
+/// The key is known: the same submission gives the same run.
 fn recognise(known: KnownRun, digest: &[u8; 32]) -> Result<Accepted, SubmissionError> {
     let KnownRun {
         run,
@@ -332,12 +339,13 @@ fn recognise(known: KnownRun, digest: &[u8; 32]) -> Result<Accepted, SubmissionE
     }
 }
 
-fn check_idempotency_key(key: Option<&str>) -> Result<(), SubmissionError> {
-    let usable = |key: &str| {
-        (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_graphic())
-    };
-    if key.is_none_or(usable) {
+/// Whether it may be one.
+///
+/// # Errors
+/// [`SubmissionError::IdempotencyKey`] otherwise.
+pub fn check_idempotency_key(key: &str) -> Result<(), SubmissionError> {
+    let fits = (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len());
+    if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(())
     } else {
         Err(SubmissionError::IdempotencyKey)

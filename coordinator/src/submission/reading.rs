@@ -1,4 +1,4 @@
-//! A submission as it comes in: a stream of bytes becomes chunks of batches, and a digest of all lines.
+//! A submission as it comes in: a stream of bytes becomes chunks of batches, and a digest of the whole.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -7,7 +7,7 @@ use shared::name::PipelineName;
 
 use super::SubmissionError;
 use super::lines::{Lines, read_line};
-use crate::ledger::NewBatch;
+use crate::ledger::{NewBatch, NewRun};
 
 /// A chunk goes into the ledger at this many batches or bytes: one transaction each, small enough that
 /// dispatch and settlement of others get their turn in between.
@@ -29,12 +29,12 @@ where
     B: Stream<Item = Result<Bytes, E>> + Unpin,
     E: std::fmt::Display,
 {
-    pub(super) fn new(body: B, pipeline: PipelineName, due: Timestamp) -> Self {
+    pub(super) fn new(body: B, run: &NewRun) -> Self {
         Self {
             body,
-            lines: Lines::default(),
-            pipeline,
-            due,
+            lines: Lines::of(run),
+            pipeline: run.pipeline.clone(),
+            due: run.created_at,
             ended: false,
         }
     }
@@ -62,7 +62,7 @@ where
         }
     }
 
-    /// Of all lines; those that nobody has read are not looked into.
+    /// Of the run and all its lines; those that nobody has read are not looked into.
     pub(super) async fn digest(mut self) -> Result<[u8; 32], SubmissionError> {
         loop {
             while self.lines.next(self.ended)?.is_some() {}

@@ -1,8 +1,16 @@
 //! Submission against a real SQLite ledger.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
 use super::*;
-use crate::ledger::LedgerViews;
 use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{LedgerViews, NewBatch};
+
+/// Between two looks.
+const WAIT: Duration = Duration::from_millis(10);
 
 struct Fixture {
     stage: SubmissionStage,
@@ -203,6 +211,60 @@ async fn a_body_that_breaks_off_leaves_nothing() {
     fixture.nothing_is_kept().await;
 }
 
+/// Nothing can be removed for a while.
+struct Stubborn {
+    ledger: Arc<SqliteLedger>,
+    refusals: AtomicU32,
+}
+
+#[async_trait]
+impl SubmissionLedger for Stubborn {
+    async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError> {
+        self.ledger.open_run(run).await
+    }
+
+    async fn append(&self, run: RunId, batches: &[NewBatch]) -> Result<(), LedgerError> {
+        self.ledger.append(run, batches).await
+    }
+
+    async fn accept(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError> {
+        self.ledger.accept(run, digest).await
+    }
+
+    async fn abandon(&self, run: RunId) -> Result<(), LedgerError> {
+        if self.refusals.fetch_add(1, Ordering::SeqCst) < 2 {
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
+        self.ledger.abandon(run).await
+    }
+
+    async fn backlog(&self) -> Result<u64, LedgerError> {
+        self.ledger.backlog().await
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_free_again_although_the_ledger_was_away_when_its_run_was_refused() {
+    let mut fixture = Fixture::new().await;
+    fixture.stage.ledger = Arc::new(Stubborn {
+        ledger: fixture.ledger.clone(),
+        refusals: AtomicU32::new(0),
+    });
+    let refused = fixture.submit(Some("nightly"), "oops").await.unwrap_err();
+    assert!(matches!(refused, SubmissionError::Line { .. }), "{refused}");
+    let all = "{\"payload\":1}\n".repeat(5_000);
+    let again = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            match fixture.submit(Some("nightly"), &all).await {
+                Err(SubmissionError::UnderWay) => tokio::time::sleep(WAIT).await,
+                other => return other,
+            }
+        }
+    });
+    let accepted = again.await.expect("the refused run is removed");
+    assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+}
+
 #[tokio::test]
 async fn the_same_key_gives_the_same_run() {
     let fixture = Fixture::new().await;
@@ -222,6 +284,15 @@ async fn the_same_key_gives_the_same_run() {
         .submit(Some("nightly"), "{\"payload\":2}")
         .await
         .unwrap_err();
+    assert!(matches!(other, SubmissionError::Conflict(run) if run == first.run));
+    let urgent = Submission {
+        pipeline: "hashes".into(),
+        priority: Priority::High,
+        idempotency_key: Some("nightly".into()),
+        webhook: None,
+    };
+    let lines = futures::stream::iter([Ok::<_, String>(Bytes::from_static(b"{\"payload\":1}"))]);
+    let other = fixture.stage.submit(urgent, lines).await.unwrap_err();
     assert!(matches!(other, SubmissionError::Conflict(run) if run == first.run));
     for unusable in ["", "a b", "ä", &"k".repeat(256)] {
         let error = fixture

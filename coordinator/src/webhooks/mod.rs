@@ -24,7 +24,7 @@ use call::Caller;
 pub use call::ClientError;
 use queue::Queue;
 use receivers::Receiver;
-pub use receivers::{MAX_URL_BYTES, Receivers, WebhookRefused};
+pub use receivers::{Receivers, WebhookRefused};
 use verdict::{Answer, Patience, Verdict, judge};
 
 /// How often the ledger is asked what is due: the most that a webhook is late.

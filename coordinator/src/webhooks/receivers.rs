@@ -11,7 +11,7 @@ use url::Url;
 use crate::submission::WebhookCheck;
 
 /// Longest URL of a webhook, in bytes.
-pub const MAX_URL_BYTES: usize = 2_048;
+const MAX_URL_BYTES: usize = 2_048;
 
 /// Who may be told.
 #[derive(Debug, Clone)]

@@ -258,6 +258,19 @@ async fn a_busy_coordinator_is_not_the_inputs_fault() {
         .await
         .ended_with(exit::UNAVAILABLE)
         .says("--idempotency-key");
+    let sync = [
+        "sync",
+        "search-console",
+        "--property",
+        "sc-domain:a.example",
+    ];
+    run(
+        &fake,
+        &[&sync[..], &["--idempotency-key", "again"]].concat(),
+    )
+    .await
+    .ended_with(exit::UNAVAILABLE)
+    .says("--idempotency-key again");
 }
 
 #[tokio::test]

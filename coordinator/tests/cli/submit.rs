@@ -60,6 +60,8 @@ async fn a_file_becomes_batches_of_items() {
         "high",
         "--idempotency-key",
         "once",
+        "--webhook",
+        "https://hooks.example/done",
         "--json",
     ];
     let output = run(&fake, &arguments).await;
@@ -77,7 +79,10 @@ async fn a_file_becomes_batches_of_items() {
     ));
 
     let submission = &fake.submissions()[0];
-    assert_eq!(submission.query, "pipeline=hashes&priority=high");
+    assert_eq!(
+        submission.query,
+        "pipeline=hashes&priority=high&webhook=https%3A%2F%2Fhooks.example%2Fdone"
+    );
     assert_eq!(submission.idempotency_key, "once");
     let expected = [
         json!({"key": "a", "payload": [{"t": "a", "n": 1}, {"t": "a", "n": 3}]}),

@@ -24,3 +24,8 @@ pub use error::BrokerError;
 pub use greeting::Greeting;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};
+
+/// AMQP's delivery mode of a message that need not survive: it is sent again before long.
+pub const TRANSIENT: u8 = 1;
+/// AMQP's delivery mode of a message that survives the broker's restart.
+pub const PERSISTENT: u8 = 2;

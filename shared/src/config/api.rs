@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+use super::list::list_or_commas;
 
 /// The coordinator's HTTP API. `TIDEGATE_API__…`
 #[derive(Debug, Clone, Deserialize)]
@@ -203,22 +204,6 @@ fn secret(
         return Err(ConfigError::wrong(key, problem));
     }
     Ok(SecretString::from(text))
-}
-
-/// A list in the file, a list or a comma-separated text in the environment.
-fn list_or_commas<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Texts {
-        List(Vec<String>),
-        Text(String),
-    }
-    let texts = match Texts::deserialize(d)? {
-        Texts::List(texts) => texts,
-        Texts::Text(text) => text.split(',').map(str::to_owned).collect(),
-    };
-    let texts = texts.iter().map(|text| text.trim().to_owned());
-    Ok(texts.filter(|text| !text.is_empty()).collect())
 }
 
 #[cfg(test)]

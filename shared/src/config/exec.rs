@@ -29,7 +29,7 @@ impl PipelineConfig {
                 problem,
             ))
         };
-        let is_exec = self.handler == HandlerKind::Exec;
+        let is_exec = self.handler() == HandlerKind::Exec;
         if is_exec && self.command.is_empty() {
             return wrong(
                 "command",

@@ -18,13 +18,13 @@ impl PipelineConfig {
             ))
         };
         let Some(url) = &self.url else {
-            return if self.handler == HandlerKind::Http {
+            return if self.handler() == HandlerKind::Http {
                 wrong("url", "is missing: say where batches are posted".into())
             } else {
                 Ok(())
             };
         };
-        if self.handler != HandlerKind::Http {
+        if self.handler() != HandlerKind::Http {
             return wrong("url", "belongs to handler = \"http\" alone".into());
         }
         // The URL is not repeated: it may hold a secret.

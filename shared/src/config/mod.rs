@@ -11,6 +11,7 @@ mod exec;
 mod http;
 mod levels;
 mod limits;
+mod list;
 mod pipeline;
 mod reconcile;
 mod schedules;
@@ -146,7 +147,7 @@ impl Config {
         ] {
             let name = PipelineName::new(name).expect("the built-in names are well-formed");
             let pipeline = self.pipelines.entry(name).or_default();
-            pipeline.handler = handler;
+            pipeline.handler = Some(handler);
             pipeline
                 .max_in_flight_per_key
                 .get_or_insert(SearchConsoleConfig::MAX_IN_FLIGHT);

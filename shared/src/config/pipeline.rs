@@ -14,8 +14,8 @@ use crate::name::{Key, LimitName, PipelineName};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// What a worker does with a batch. Default `exec`.
-    pub handler: HandlerKind,
+    /// What a worker does with a batch. Default: `exec` where there is a `command`, else `library`.
+    pub handler: Option<HandlerKind>,
     /// `exec`: program and arguments, started without a shell.
     pub command: Vec<String>,
     /// `exec`: names of environment variables that the command gets besides `PATH`, `HOME`, `LANG`, `TMPDIR`.
@@ -86,14 +86,16 @@ pub struct PipelineConfig {
 }
 
 /// What a worker does with a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HandlerKind {
     /// Runs `command`: payload on stdin, rows on stdout.
-    #[default]
     Exec,
     /// Posts batches to `url`.
     Http,
+    /// Gives it to the handler in Rust that the worker's own program has for this pipeline. A worker without
+    /// one that is to serve it (`worker.pipelines`) does not start.
+    Library,
     /// Does nothing: for measuring and for trying an installation.
     Noop,
     /// The Search Console job's first stage; set by Tidegate itself.
@@ -107,7 +109,7 @@ pub enum HandlerKind {
 impl Default for PipelineConfig {
     fn default() -> Self {
         Self {
-            handler: HandlerKind::default(),
+            handler: None,
             command: Vec::new(),
             environment: Vec::new(),
             mode: ExecMode::default(),
@@ -148,6 +150,16 @@ impl PipelineConfig {
     const MAX_ATTEMPTS: u32 = 1_000;
     /// Counting what waits downstream takes the ledger a moment for each thousand.
     const MAX_DOWNSTREAM_LIMIT: u32 = 1_000_000;
+
+    /// What a worker does with a batch, said or not.
+    #[must_use]
+    pub fn handler(&self) -> HandlerKind {
+        self.handler.unwrap_or(if self.command.is_empty() {
+            HandlerKind::Library
+        } else {
+            HandlerKind::Exec
+        })
+    }
 
     /// The delays between failed attempts.
     #[must_use]

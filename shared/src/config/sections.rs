@@ -5,6 +5,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 
+use super::list::list_or_commas;
 use super::{ConfigError, Span};
 use crate::name::PipelineName;
 
@@ -144,23 +145,6 @@ impl WorkerConfig {
     }
 }
 
-/// A list in the file, a list or a comma-separated text in the environment.
 fn names_or_commas<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<PipelineName>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Names {
-        List(Vec<String>),
-        Text(String),
-    }
-    let names: Vec<String> = match Names::deserialize(d)? {
-        Names::List(names) => names,
-        Names::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
-    };
-    let check = |name: &String| PipelineName::new(name).map_err(serde::de::Error::custom);
-    names
-        .iter()
-        .filter(|name| !name.is_empty())
-        .map(check)
-        .collect::<Result<_, _>>()
-        .map(Some)
+    list_or_commas(d).map(Some)
 }

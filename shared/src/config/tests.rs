@@ -193,6 +193,17 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
+fn a_pipeline_without_a_handler_is_served_by_a_program_of_its_own() {
+    let handler = |section: &str| {
+        let config = read(&format!("[pipelines.x]\n{section}")).unwrap();
+        config.pipelines[&PipelineName::new("x").unwrap()].handler()
+    };
+    assert_eq!(handler("deadline = \"1s\""), HandlerKind::Library);
+    assert_eq!(handler("handler = \"library\""), HandlerKind::Library);
+    assert_eq!(handler("command = [\"true\"]"), HandlerKind::Exec);
+}
+
+#[test]
 fn dispatch_is_told_about_shares_and_stages() {
     let config = read(
         "[pipelines.x]\nhandler = \"noop\"\nfeeds = [\"gsc.plan\"]\n\

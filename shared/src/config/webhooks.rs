@@ -3,9 +3,10 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use secrecy::{ExposeSecret, SecretSlice};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use url::Host;
 
+use super::list::list_or_commas;
 use super::{ConfigError, Span};
 use crate::backoff::Backoff;
 
@@ -173,23 +174,6 @@ impl TryFrom<String> for HostPattern {
             )),
         }
     }
-}
-
-/// A list in the file, a list or a comma-separated text in the environment.
-fn list_or_commas<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<HostPattern>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Hosts {
-        List(Vec<String>),
-        Text(String),
-    }
-    let hosts: Vec<String> = match Hosts::deserialize(d)? {
-        Hosts::List(hosts) => hosts,
-        Hosts::Text(text) => text.split(',').map(str::to_owned).collect(),
-    };
-    let written = hosts.into_iter().filter(|host| !host.trim().is_empty());
-    let patterns: Result<_, _> = written.map(HostPattern::try_from).collect();
-    patterns.map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -34,9 +34,8 @@ pub struct Waits {
 
 /// Lets a tenant with so many batches go first, and then one with ten.
 pub async fn two_tenants(broker: &RabbitMq, many: u32) -> Result<Waits> {
-    let pipeline = format!(
-        "[pipelines.{ABORTING}]\nhandler = \"noop\"\nwindow_max = {WINDOW}\nlook_ahead = {WINDOW}\n"
-    );
+    let pipeline =
+        format!("[pipelines.{ABORTING}]\nwindow_max = {WINDOW}\nlook_ahead = {WINDOW}\n");
     let mut stack = Stack::new(broker, &pipeline)?;
     stack.set("TIDEGATE_WORKER__PIPELINES", ABORTING);
     stack.set("TIDEGATE_WORKER__SLOTS", SLOTS.to_string());

@@ -3,7 +3,7 @@
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use shared::batch::{Batch, BatchIds, DecodeError};
-use shared::broker::{BrokerError, Message, Verdict};
+use shared::broker::{BrokerError, Message, PERSISTENT, Verdict};
 use shared::id::BatchId;
 use shared::name::{Key, PipelineName};
 use shared::outcome::Outcome;
@@ -73,7 +73,7 @@ impl ConsumeStage {
         let mut properties = delivery
             .properties
             .with_headers(headers)
-            .with_delivery_mode(2);
+            .with_delivery_mode(PERSISTENT);
         if properties.message_id().is_none() {
             // A return is recognised by its message id.
             properties = properties.with_message_id(BatchId::generate().to_string().into());

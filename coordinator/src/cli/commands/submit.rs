@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
+use coordinator::run::Priority;
+use shared::name::PipelineName;
 use uuid::Uuid;
 
 use super::Session;
-use crate::args::Submit;
+use crate::args::{NewRun, Submit};
 use crate::client::ApiError;
 use crate::failure::Failure;
 use crate::items::{Batches, Grouping, ItemsError};
@@ -31,13 +33,8 @@ pub(super) async fn submit(session: &Session, args: Submit) -> Result<u8, Failur
         args.file.display().to_string()
     };
     let input = open(&args.file, &grouping).map_err(|error| Failure::input(&source, &error))?;
-    let submission = Submission {
-        pipeline: args.pipeline,
-        priority: args.priority,
-        idempotency_key: args
-            .idempotency_key
-            .unwrap_or_else(|| Uuid::now_v7().to_string()),
-    };
+    let watch = args.run.watch;
+    let submission = submission(args.pipeline, args.priority, args.run);
 
     let upload = Upload::start(Batches::new(input, grouping));
     let answer = session.client.submit(&submission, upload.body).await;
@@ -45,11 +42,22 @@ pub(super) async fn submit(session: &Session, args: Submit) -> Result<u8, Failur
         return Err(Failure::input(&source, &problem));
     }
     let run = answer.map_err(|error| repeatable(error, &submission.idempotency_key))?;
-    session.accepted(run, args.watch).await
+    session.accepted(run, watch).await
+}
+
+pub(super) fn submission(pipeline: PipelineName, priority: Priority, run: NewRun) -> Submission {
+    Submission {
+        pipeline,
+        priority,
+        idempotency_key: run
+            .idempotency_key
+            .unwrap_or_else(|| Uuid::now_v7().to_string()),
+        webhook: run.webhook,
+    }
 }
 
 /// The connection may have broken after the run was recorded, so say how to ask again.
-fn repeatable(error: ApiError, idempotency_key: &str) -> Failure {
+pub(super) fn repeatable(error: ApiError, idempotency_key: &str) -> Failure {
     let may_pass = error.may_pass();
     let failure = Failure::from(error);
     if !may_pass {

@@ -1,35 +1,32 @@
 //! `tidegate sync search-console`: one `gsc.plan` batch a property.
 
+use coordinator::run::Priority;
 use shared::name::PipelineName;
 use shared::search_console::{Days, PLAN_PIPELINE, Sync};
-use uuid::Uuid;
 
 use super::Session;
+use super::submit::{repeatable, submission};
 use crate::args::SearchConsole;
 use crate::failure::Failure;
-use crate::requests::Submission;
 
 /// All days that Google keeps, which is 16 months.
 const DEFAULT_DAYS: u32 = 480;
 
 pub(super) async fn search_console(session: &Session, args: SearchConsole) -> Result<u8, Failure> {
-    let watch = args.watch;
-    let batches = lines(args)?;
-    let submission = Submission {
-        pipeline: PipelineName::new(PLAN_PIPELINE).expect("a built-in name is well-formed"),
-        priority: coordinator::run::Priority::default(),
-        idempotency_key: Uuid::now_v7().to_string(),
-    };
-    let run = session.client.submit(&submission, batches.into()).await?;
+    let (batches, watch) = (lines(&args)?, args.run.watch);
+    let pipeline = PipelineName::new(PLAN_PIPELINE).expect("a built-in name is well-formed");
+    let submission = submission(pipeline, Priority::default(), args.run);
+    let answer = session.client.submit(&submission, batches.into()).await;
+    let run = answer.map_err(|error| repeatable(error, &submission.idempotency_key))?;
     session.accepted(run, watch).await
 }
 
-fn lines(args: SearchConsole) -> Result<String, Failure> {
+fn lines(args: &SearchConsole) -> Result<String, Failure> {
     let sync = Sync {
-        days: days(&args)?,
-        properties: args.properties,
-        types: args.types,
-        dimensions: args.dimensions,
+        days: days(args)?,
+        properties: args.properties.clone(),
+        types: args.types.clone(),
+        dimensions: args.dimensions.clone(),
         refetch: args.refetch,
     };
     sync.lines()
@@ -60,7 +57,7 @@ mod tests {
         let Command::Sync(args::Sync::SearchConsole(args)) = cli.command else {
             panic!("another command")
         };
-        lines(args)
+        lines(&args)
     }
 
     #[test]

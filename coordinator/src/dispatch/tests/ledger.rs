@@ -272,8 +272,14 @@ impl Ledger {
 
     pub(super) fn settle(&mut self, outcome: &Judged, now: Timestamp) -> Settled {
         let batch = outcome.batch;
-        let change = transition::settle(&self.stored(batch), outcome, now);
+        let stored = self.stored(batch);
+        let change = transition::settle(&stored, outcome, now);
         let mut backlogs = vec![];
+        let waits = change.effect == Effect::Stale && stored.state == State::Pending;
+        if waits && self.is_running(batch) {
+            let due = self.touch(batch).due;
+            backlogs.push(self.backlog(batch, due));
+        }
         if let Some(update) = change.store {
             self.store(batch, update.stored, update.due);
             if change.effect == Effect::Again {

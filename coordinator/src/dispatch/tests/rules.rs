@@ -265,6 +265,25 @@ fn a_retry_waits_until_it_is_due() {
 }
 
 #[test]
+fn a_batch_goes_out_again_although_the_first_news_of_it_was_lost() {
+    let mut world = world(1, None);
+    world.submit_normal("a", 1);
+    world.take("work", ANY);
+    world.send();
+    let (batch, attempt) = world.broker[0];
+    let wait = || Verdict::Hold {
+        reason: "quota".into(),
+        after: Duration::from_secs(30),
+    };
+    world.settle(0, wait());
+    world.notices.clear();
+    world.judge(batch, attempt, wait());
+    world.hear_all();
+    world.wait(30_000);
+    assert_eq!(world.take("work", ANY), 1);
+}
+
+#[test]
 fn parked_keys_hold_no_place_and_wake_by_themselves() {
     let mut world = world(10, None);
     let until = in_seconds(&world, 60);
@@ -278,6 +297,20 @@ fn parked_keys_hold_no_place_and_wake_by_themselves() {
     world.wait(60_000);
     world.take("work", ANY);
     assert_eq!(world.taken_of("a"), 5, "and is shared again");
+}
+
+#[test]
+fn the_limit_that_is_used_up_for_longest_counts() {
+    for whose in [Some("a"), None] {
+        let mut world = world(10, None);
+        world.submit_normal("a", 1);
+        world.park(whose, in_seconds(&world, 60));
+        world.park(whose, in_seconds(&world, 10));
+        world.wait(59_999);
+        assert_eq!(world.take("work", ANY), 0, "{whose:?}");
+        world.wait(1);
+        assert_eq!(world.take("work", ANY), 1, "{whose:?}");
+    }
 }
 
 #[test]

@@ -195,7 +195,7 @@ impl Simulation {
     /// Something that happens now and then.
     fn event(&mut self) {
         self.events += 1;
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0 => {
                 let most = self.scale.window;
                 let slots = PIPELINES.map(|pipeline| {
@@ -228,6 +228,11 @@ impl Simulation {
                 self.news(Notice::Pending(backlogs));
             }
             10 => self.world.reconcile(),
+            12 => {
+                if let Some((batch, attempt)) = self.world.called_lost.pop() {
+                    self.world.judge(batch, attempt, complete());
+                }
+            }
             11 => {
                 // A minute has passed since the last look: what was known then was heard since.
                 self.world.hear_all();

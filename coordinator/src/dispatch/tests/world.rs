@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) broker: Vec<(BatchId, Attempt)>,
     /// The broker lost these.
     pub(super) lost: Vec<(BatchId, Attempt)>,
+    /// These were called lost; somebody may have them all the same.
+    pub(super) called_lost: Vec<(BatchId, Attempt)>,
     /// Keys in the order in which their batches were taken.
     pub(super) order: Vec<Key>,
     told: Told,
@@ -87,6 +89,7 @@ impl World {
             confirmed: vec![],
             broker: vec![],
             lost: vec![],
+            called_lost: vec![],
             order: vec![],
             told: Told::default(),
             slots: HashMap::new(),
@@ -249,6 +252,7 @@ impl World {
             match stored.state {
                 State::Out if stored.attempt == attempt => {
                     self.judge(batch, attempt, Verdict::Lose);
+                    self.called_lost.push((batch, attempt));
                 }
                 // Not recorded yet.
                 State::Pending if stored.attempt < attempt => self.lost.push((batch, attempt)),
@@ -315,7 +319,10 @@ impl World {
             Notice::Settled(settled) => {
                 for settled in settled {
                     let place = self.told.places.get(&settled.batch);
-                    let heard = !matches!(settled.effect, Effect::Stale | Effect::Unknown);
+                    let heard = match settled.effect {
+                        Effect::Stale => !settled.backlogs.is_empty(),
+                        effect => effect != Effect::Unknown,
+                    };
                     if heard && place.is_some_and(|after| *after < settled.attempt) {
                         self.free(settled.batch);
                     }
@@ -340,7 +347,12 @@ impl World {
             } => {
                 for pipeline in pipelines {
                     let whose = (pipeline.clone(), key.clone());
-                    self.told.parked.insert(whose, *until);
+                    let parked = self.told.parked.entry(whose).or_insert(*until);
+                    *parked = if *until > self.now {
+                        *until.max(parked)
+                    } else {
+                        *until
+                    };
                 }
             }
             Notice::Slots(slots) => self.slots.clone_from(slots),

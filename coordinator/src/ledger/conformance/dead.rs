@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::id::{BatchId, RunId};
-use shared::name::PipelineName;
+use shared::name::{Attempt, PipelineName};
 
 use super::{
     Backend, NOW, after, batches, complete, detail, judged, key, kill, pipeline, retry, send_out,
@@ -143,11 +143,11 @@ pub(super) async fn redriven_batches_start_over_in_time(backend: &impl Backend) 
     let run = submit(&ledger, &submitted).await;
     send_out(&ledger, &submitted[..1], 1).await;
     settle(&ledger, &submitted[0], 1, retry(9)).await;
-    bury(&ledger, &submitted[..1], 2, NOW).await;
     ledger
-        .suspected(submitted[0].id, 3, Some(&super::worker()))
+        .suspected(submitted[0].id, Attempt::new(2), 2, Some(&super::worker()))
         .await
         .unwrap();
+    bury(&ledger, &submitted[..1], 2, NOW).await;
     bury(&ledger, &submitted[1..], 1, after(1)).await;
     assert_eq!(view(&ledger, run).await.state, RunState::Completed);
 
@@ -276,4 +276,21 @@ pub(super) async fn discarded_batches_are_cancelled(backend: &impl Backend) {
         .unwrap();
     assert_eq!(nothing.batches, 0);
     assert_eq!(view(&ledger, run).await.batches.cancelled, 3);
+}
+
+pub(super) async fn a_long_reason_is_cut(backend: &impl Backend) {
+    let ledger = backend.open().await;
+    let submitted = batches("a", 1);
+    let run = submit(&ledger, &submitted).await;
+    // Nothing that could be compressed.
+    let letters = std::iter::repeat_with(|| rand::random_range('a'..='z'));
+    let long: String = letters.take(4_096).collect();
+    let settled = settle(&ledger, &submitted[0], 1, kill(&long)).await;
+    assert_eq!(settled.effect, Effect::Dead);
+    let filter = DeadFilter {
+        reason: Some(long.clone()),
+        ..of_run(run)
+    };
+    let dead = ledger.dead(&filter, 10).await.unwrap();
+    assert_eq!(dead[0].reason, long[..255]);
 }

@@ -61,6 +61,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     settlement::follow_ups_exist_exactly_once(&fresh()).await;
     settlement::failures_wait_and_end_dead(&fresh()).await;
     settlement::a_late_completion_wins(&fresh()).await;
+    settlement::a_completion_that_was_called_lost_wins(&fresh()).await;
     settlement::strangers_are_unknown(&fresh()).await;
     settlement::a_large_group_is_one_group(&fresh()).await;
     settlement::sums_stop_at_the_largest_number(&fresh()).await;
@@ -75,8 +76,10 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     dead::redriven_batches_start_over_in_time(&fresh()).await;
     dead::cancelled_runs_are_not_redriven(&fresh()).await;
     dead::discarded_batches_are_cancelled(&fresh()).await;
+    dead::a_long_reason_is_cut(&fresh()).await;
     reconciliation::what_is_out_for_long_is_found(&fresh()).await;
     reconciliation::suspects_are_remembered(&fresh()).await;
+    reconciliation::only_the_attempt_that_is_out_is_suspected(&fresh()).await;
     memory::what_is_remembered_survives(&fresh()).await;
     memory::webhooks_are_due_when_runs_finish(&fresh()).await;
     views::a_batch_tells_its_history(&fresh()).await;

@@ -3,7 +3,9 @@
 use shared::id::BatchId;
 use shared::name::{Attempt, Instance};
 
-use super::{Backend, after, batches, complete, key, pipeline, send_out, settle, submit, view};
+use super::{
+    Backend, after, batches, complete, hold, key, kill, pipeline, send_out, settle, submit, view,
+};
 use crate::ledger::OperationsLedger;
 use crate::ledger::transition::{State, Stored};
 use crate::ledger::{DispatchLedger, Effect, OutSince, ReconciliationLedger, Suspect, Verdict};
@@ -41,7 +43,9 @@ pub(super) async fn what_is_out_for_long_is_found(backend: &impl Backend) {
         Effect::Stale
     );
     assert_eq!(
-        settle(&ledger, &submitted[2], 1, complete(1)).await.effect,
+        settle(&ledger, &submitted[2], 1, kill("failed"))
+            .await
+            .effect,
         Effect::Stale
     );
     send_out(&ledger, &submitted[2..3], 2).await;
@@ -57,9 +61,10 @@ pub(super) async fn suspects_are_remembered(backend: &impl Backend) {
     let submitted = batches("a", 1);
     let (run, batch) = (submit(&ledger, &submitted).await, submitted[0].id);
     send_out(&ledger, &submitted, 1).await;
+    let attempt = Attempt::new(1);
     let stored = Stored {
         state: State::Out,
-        attempt: Attempt::new(1),
+        attempt,
         failures: 0,
         releases: 0,
         called_off: false,
@@ -71,10 +76,13 @@ pub(super) async fn suspects_are_remembered(backend: &impl Backend) {
     };
     assert_eq!(ledger.suspect(batch).await.unwrap(), Some(suspect.clone()));
     let alone_on = Instance::from("worker-b".to_owned());
-    ledger.suspected(batch, 2, Some(&alone_on)).await.unwrap();
+    ledger
+        .suspected(batch, attempt, 2, Some(&alone_on))
+        .await
+        .unwrap();
     (suspect.deaths, suspect.alone_on) = (2, Some(alone_on));
     assert_eq!(ledger.suspect(batch).await.unwrap(), Some(suspect.clone()));
-    ledger.suspected(batch, 3, None).await.unwrap();
+    ledger.suspected(batch, attempt, 3, None).await.unwrap();
     ledger.cancel(run, after(1)).await.unwrap();
     (suspect.deaths, suspect.alone_on) = (3, None);
     suspect.stored.called_off = true;
@@ -82,7 +90,7 @@ pub(super) async fn suspects_are_remembered(backend: &impl Backend) {
 
     // Whoever ran it alone has said what became of it; its deaths count on.
     ledger
-        .suspected(batch, 3, Some(&super::worker()))
+        .suspected(batch, attempt, 3, Some(&super::worker()))
         .await
         .unwrap();
     settle(&ledger, &submitted[0], 1, complete(1)).await;
@@ -91,6 +99,31 @@ pub(super) async fn suspects_are_remembered(backend: &impl Backend) {
 
     let stranger = BatchId::generate();
     assert_eq!(ledger.suspect(stranger).await.unwrap(), None);
-    ledger.suspected(stranger, 1, None).await.unwrap();
+    ledger.suspected(stranger, attempt, 1, None).await.unwrap();
     assert_eq!(ledger.suspect(stranger).await.unwrap(), None);
+}
+
+pub(super) async fn only_the_attempt_that_is_out_is_suspected(backend: &impl Backend) {
+    let ledger = backend.open().await;
+    let submitted = batches("a", 1);
+    submit(&ledger, &submitted).await;
+    let batch = submitted[0].id;
+    let worker = Instance::from("w\0rker".to_owned());
+    let suspected = async |attempt| {
+        let attempt = Attempt::new(attempt);
+        let told = ledger.suspected(batch, attempt, attempt.number(), Some(&worker));
+        told.await.unwrap();
+        let suspect = ledger.suspect(batch).await.unwrap().unwrap();
+        (suspect.deaths, suspect.alone_on.is_some())
+    };
+    // Published, and not recorded yet.
+    assert_eq!(suspected(1).await, (1, true));
+    settle(&ledger, &submitted[0], 1, hold()).await;
+    assert_eq!(suspected(1).await, (1, false), "a word that comes late");
+    send_out(&ledger, &submitted, 2).await;
+    assert_eq!(suspected(1).await, (1, false));
+    assert_eq!(suspected(3).await, (1, false));
+    assert_eq!(suspected(2).await, (2, true));
+    settle(&ledger, &submitted[0], 2, complete(1)).await;
+    assert_eq!(suspected(2).await, (2, false));
 }

@@ -8,8 +8,8 @@ use shared::name::{Attempt, PipelineName};
 use shared::outcome::{FollowUp, Statistics};
 
 use super::{
-    Backend, NOW, batches, complete, effects, judged, key, kill, pipeline, retry, send_out, settle,
-    submit, view,
+    Backend, NOW, batches, complete, detail, effects, judged, key, kill, pipeline, retry, send_out,
+    settle, submit, view,
 };
 use crate::ledger::{DeadFilter, DispatchLedger, Effect, LedgerViews, SettlementLedger, Verdict};
 use crate::run::RunState;
@@ -77,7 +77,7 @@ pub(super) async fn batches_go_out_and_are_settled(backend: &impl Backend) {
     );
     send_out(&ledger, &submitted[2..3], 2).await;
     let rest = [
-        judged(&submitted[2], 1, complete(1)),
+        judged(&submitted[2], 1, retry(9)),
         judged(&submitted[2], 2, complete(1)),
         judged(&submitted[3], 1, complete(1)),
     ];
@@ -183,6 +183,10 @@ pub(super) async fn failures_wait_and_end_dead(backend: &impl Backend) {
     let due = settled[0].backlogs[0].due;
     assert_eq!(due, NOW + Duration::from_secs(10));
     let id = &settled[0].backlogs[0].id;
+    // Said again because the answer was lost, it tells the same.
+    let again = settle(&ledger, &submitted[0], 1, retry(2)).await;
+    assert_eq!(again.effect, Effect::Stale);
+    assert_eq!(again.backlogs, settled[0].backlogs);
     assert_eq!(
         ledger
             .read_pending(id, NOW, 10)
@@ -277,6 +281,41 @@ pub(super) async fn a_late_completion_wins(backend: &impl Backend) {
     let shown = view(&ledger, run).await;
     assert_eq!((shown.state, shown.finished_at), (RunState::Running, None));
     assert_eq!(ledger.backlogs(Some(run)).await.unwrap().len(), 1);
+}
+
+pub(super) async fn a_completion_that_was_called_lost_wins(backend: &impl Backend) {
+    let ledger = backend.open().await;
+    let submitted = batches("a", 2);
+    let run = submit(&ledger, &submitted).await;
+    send_out(&ledger, &submitted, 1).await;
+    let lost = submitted.iter().map(|b| judged(b, 1, Verdict::Lose));
+    ledger.settle(&lost.collect::<Vec<_>>(), NOW).await.unwrap();
+    // One waits for its next attempt, the other one's is out.
+    send_out(&ledger, &submitted[1..], 2).await;
+    let [waits, out] = &submitted[..] else {
+        unreachable!()
+    };
+    for batch in [waits, out] {
+        let settled = settle(&ledger, batch, 1, complete(3)).await;
+        assert_eq!(settled.effect, Effect::CompletedLate);
+    }
+    let shown = view(&ledger, run).await;
+    assert_eq!((shown.batches.completed, shown.rows), (2, 6));
+    assert_eq!(shown.state, RunState::Completed);
+
+    // Whoever has the second attempt finds the rows, and says the same.
+    send_out(&ledger, &submitted, 2).await;
+    for verdict in [complete(3), kill("failed"), Verdict::Lose] {
+        let settled = settle(&ledger, out, 2, verdict).await;
+        assert_eq!(settled.effect, Effect::Duplicate);
+    }
+    assert_eq!(view(&ledger, run).await, shown);
+    let history = detail(&ledger, out).await.history;
+    let told: Vec<_> = history
+        .iter()
+        .map(|r| (r.attempt, r.verdict.as_str(), r.out_at))
+        .collect();
+    assert_eq!(told, [(1, "lost", Some(NOW)), (1, "completed", None)]);
 }
 
 pub(super) async fn strangers_are_unknown(backend: &impl Backend) {

@@ -148,7 +148,7 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &DeadFilter) {
     if let Some(reason) = reason {
         query
             .push(" AND b.reason = ")
-            .push_bind(group::storable(reason));
+            .push_bind(group::storable_reason(reason));
     }
     if let Some(before) = before {
         query

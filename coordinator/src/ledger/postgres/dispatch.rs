@@ -43,6 +43,10 @@ impl DispatchLedger for PostgresLedger {
         .await
     }
 
+    async fn doubted(&self) {
+        self.doubts.notified().await;
+    }
+
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError> {
         bounded(async {
             let rows = sqlx::query("SELECT id, pipeline, key FROM batches WHERE state = 1")

@@ -1,9 +1,11 @@
 //! One coordinator at a time owns the ledger: it leases the lanes for a while, and again before that ends.
 //!
-//! Being late is no harm by itself. Only a takeover ends a lease, and raises the epoch; each write holds on
+//! Being late is no harm to the ledger. Only a takeover ends a lease, and raises the epoch; each write holds on
 //! to the rows that it found its own epoch in, so a takeover waits for the writes under way, and finds no
-//! other after. The database's clock alone says what has run out.
+//! other after. The database's clock alone says what has run out. For what is done without a write there is
+//! [`Lease::is_sure`].
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::name::Instance;
@@ -45,6 +47,8 @@ pub(super) struct Lease {
     lost: CancellationToken,
     released: CancellationToken,
     keeper: TaskTracker,
+    /// Until when nobody else can have the lanes.
+    sure_until: Arc<Mutex<Instant>>,
 }
 
 /// What this lease looks like in the table.
@@ -65,7 +69,9 @@ impl Lease {
         times: LeaseTimes,
     ) -> Result<Self, LedgerError> {
         let give_up = Instant::now() + times.length + times.patience;
+        let mut asked;
         let epoch = loop {
+            asked = Instant::now();
             let other = match other_owner(pool, owner).await? {
                 Some(other) => other,
                 None => match take(pool, lanes, owner, times.length).await? {
@@ -91,9 +97,16 @@ impl Lease {
             lost: CancellationToken::new(),
             released: CancellationToken::new(),
             keeper: TaskTracker::new(),
+            sure_until: Arc::new(Mutex::new(asked + times.length)),
         };
         let (name, lost) = (lease.name.clone(), lease.lost.clone());
-        let keeping = name.keep(pool.clone(), times, lost, lease.released.clone());
+        let keeping = name.keep(
+            pool.clone(),
+            times,
+            lost,
+            lease.released.clone(),
+            lease.sure_until.clone(),
+        );
         lease.keeper.spawn(keeping);
         Ok(lease)
     }
@@ -113,6 +126,15 @@ impl Lease {
                 Err(self.name.owned_by(other.map(|(owner, _)| owner.clone())))
             }
         }
+    }
+
+    /// Whether nobody else can have the lanes now.
+    pub(super) fn is_sure(&self) -> bool {
+        let until = *self
+            .sure_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Instant::now() < until && !self.lost.is_cancelled()
     }
 
     /// Renews no more and gives nothing back, as a process that died.
@@ -149,14 +171,15 @@ impl Name {
         }
     }
 
-    /// Renews the lease until it is lost or released. A database that is away is tried again: while it is,
-    /// nobody else can take over either.
+    /// Renews the lease until it is lost or released. A database that is away is tried again: perhaps it is for
+    /// everybody.
     async fn keep(
         self,
         pool: PgPool,
         times: LeaseTimes,
         lost: CancellationToken,
         released: CancellationToken,
+        sure_until: Arc<Mutex<Instant>>,
     ) {
         loop {
             tokio::select! {
@@ -164,8 +187,12 @@ impl Name {
                 () = released.cancelled() => break,
                 () = lost.cancelled() => return,
             }
+            let asked = Instant::now();
             match timeout(times.renewal, self.extend(&pool, times.length)).await {
-                Ok(Ok(true)) => {}
+                Ok(Ok(true)) => {
+                    let mut until = sure_until.lock().unwrap_or_else(PoisonError::into_inner);
+                    *until = asked + times.length;
+                }
                 Ok(Ok(false)) => {
                     tracing::error!(
                         epoch = self.epoch,

@@ -2,7 +2,8 @@
 //!
 //! Groups travel as arrays, so a group of a thousand costs a few statements, not thousands. Locks are
 //! always taken in this order, so that nobody waits in a circle: the lease (shared), runs by id, pipelines
-//! by name. Whoever changes a batch holds its run, so batches need no locks of their own.
+//! by name. Whoever changes the state of a batch holds its run, so batches need no locks of their
+//! own.
 
 mod connect;
 mod dead;
@@ -13,6 +14,7 @@ mod operations;
 mod reconciliation;
 mod settlement;
 mod submission;
+mod transaction;
 mod views;
 mod write;
 
@@ -24,12 +26,14 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use shared::id::{BatchId, RunId};
 use shared::name::Instance;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::lease::{Lease, LeaseTimes};
-use super::{Ledger, LedgerError};
+use self::transaction::Write;
+use super::{Ledger, LedgerError, Ownership};
 
 /// How long one operation may take, waiting for a connection included. A bit more than the server allows a
 /// statement, so that its words are heard; without it, a network that swallows packets would be waited for
@@ -41,6 +45,8 @@ const OPERATION_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct PostgresLedger {
     pool: PgPool,
     lease: Arc<Lease>,
+    /// Rung when nobody knows whether a commit happened.
+    doubts: Arc<Notify>,
 }
 
 impl PostgresLedger {
@@ -74,6 +80,7 @@ impl PostgresLedger {
         let ledger = Self {
             pool,
             lease: Arc::new(lease),
+            doubts: Arc::default(),
         };
         connect::migrate(&ledger.pool, address).await?;
         ledger.remove_half_submitted().await?;
@@ -81,10 +88,10 @@ impl PostgresLedger {
     }
 
     /// A transaction that only the owner of the ledger gets.
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        self.lease.check(&mut transaction).await?;
-        Ok(transaction)
+    async fn begin(&self) -> Result<Write, LedgerError> {
+        let mut write = Write::new(self.pool.begin().await?, self.doubts.clone());
+        self.lease.check(&mut write).await?;
+        Ok(write)
     }
 }
 
@@ -96,6 +103,12 @@ impl Ledger for PostgresLedger {
 
     async fn release(&self) {
         self.lease.release().await;
+    }
+}
+
+impl Ownership for PostgresLedger {
+    fn is_sure(&self) -> bool {
+        self.lease.is_sure()
     }
 }
 

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use shared::id::BatchId;
-use shared::name::Instance;
+use shared::name::{Attempt, Instance};
 
 use super::{PostgresLedger, batch_uuid, bounded};
+use crate::ledger::group::storable;
 use crate::ledger::row::Cells;
 use crate::ledger::{LedgerError, OutSince, ReconciliationLedger, Suspect};
 
@@ -46,13 +47,19 @@ impl ReconciliationLedger for PostgresLedger {
     async fn suspected(
         &self,
         batch: BatchId,
+        attempt: Attempt,
         deaths: u32,
         alone_on: Option<&Instance>,
     ) -> Result<(), LedgerError> {
-        let change = sqlx::query("UPDATE batches SET deaths = $1, alone_on = $2 WHERE id = $3")
-            .bind(i64::from(deaths))
-            .bind(alone_on.map(Instance::as_str))
-            .bind(batch_uuid(batch));
+        // Out, or about to be recorded as that.
+        let change = sqlx::query(
+            "UPDATE batches SET deaths = $1, alone_on = $2 WHERE id = $3 \
+             AND (state = 1 AND attempt = $4 OR state = 0 AND attempt = $4 - 1)",
+        )
+        .bind(i64::from(deaths))
+        .bind(alone_on.map(|worker| storable(worker.as_str())))
+        .bind(batch_uuid(batch))
+        .bind(i64::from(attempt.number()));
         bounded(self.write(change)).await
     }
 }

@@ -5,8 +5,8 @@ use shared::name::PipelineName;
 use sqlx::{Connection, PgConnection};
 
 use super::*;
-use crate::ledger::OperationsLedger;
 use crate::ledger::conformance::{self, Backend};
+use crate::ledger::{DispatchLedger, OperationsLedger};
 
 /// Short enough for tests that wait for its end.
 const TIMES: LeaseTimes = LeaseTimes {
@@ -134,6 +134,43 @@ async fn a_takeover_waits_for_the_write_under_way() {
     assert_owned_by(pause(&first, "later").await, "second");
 }
 
+/// A write that inserts something, and the server's number for its connection.
+async fn a_write(ledger: &PostgresLedger) -> (Write, i32) {
+    let mut write = ledger.begin().await.unwrap();
+    sqlx::query("INSERT INTO pipelines (name) VALUES ('a') ON CONFLICT DO NOTHING")
+        .execute(&mut *write)
+        .await
+        .unwrap();
+    let number = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *write)
+        .await
+        .unwrap();
+    (write, number)
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_doubted() {
+    let database = Database::new();
+    let ledger = database.open_as("first").await.unwrap();
+    let mut doubted = std::pin::pin!(ledger.doubted());
+    // What was committed, or given up before that, is known.
+    a_write(&ledger).await.0.commit().await.unwrap();
+    drop(a_write(&ledger).await);
+    assert!(futures::poll!(&mut doubted).is_pending());
+
+    let (write, number) = a_write(&ledger).await;
+    let end = format!("SELECT pg_terminate_backend({number})");
+    database.execute(&end).await;
+    write.commit().await.unwrap_err();
+    doubted.await;
+
+    let (write, _) = a_write(&ledger).await;
+    let mut commit = Box::pin(write.commit());
+    assert!(futures::poll!(&mut commit).is_pending());
+    drop(commit);
+    ledger.doubted().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_away_changes_nothing() {
     let server = postgres::Postgres::start().unwrap();
@@ -144,6 +181,7 @@ async fn a_database_that_was_away_changes_nothing() {
     let error = pause(&ledger, "while").await.unwrap_err();
     assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
     tokio::time::sleep(TIMES.length).await;
+    assert!(!ledger.is_sure(), "another one may have it by now");
     server.start_again().unwrap();
     // The connections of before are broken, new ones are made.
     let started = Instant::now();
@@ -152,6 +190,10 @@ async fn a_database_that_was_away_changes_nothing() {
         assert!(started.elapsed() < Duration::from_secs(30), "{error}");
     }
     assert_eq!(paused(&ledger).await, ["after", "before"]);
+    while !ledger.is_sure() {
+        tokio::time::sleep(TIMES.renewal).await;
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
 }
 
 #[tokio::test]

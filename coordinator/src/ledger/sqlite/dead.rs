@@ -148,7 +148,9 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &DeadFilter) {
             .push_bind(key.as_str().to_owned());
     }
     if let Some(reason) = reason {
-        query.push(" AND b.reason = ").push_bind(reason.clone());
+        query
+            .push(" AND b.reason = ")
+            .push_bind(group::storable_reason(reason));
     }
     if let Some(before) = before {
         query

@@ -25,13 +25,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use self::lock::FileLock;
-use super::{Ledger, LedgerError, check_version};
+use super::{Ledger, LedgerError, Ownership, check_version};
 
 /// How long a write waits while another process holds the file's lock (a backup, a shell).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections for the API's questions and the dispatcher's pages.
 const READERS: u32 = 4;
-/// Bytes of WAL after which SQLite copies it into the file: a few seconds of full load, so that a page
+/// Pages of WAL after which SQLite copies it into the file: a few seconds of full load, so that a page
 /// that changes twice is copied once.
 const CHECKPOINT_PAGES: &str = "8000";
 /// KiB of pages that the writer keeps: what is out and what goes out next stays in memory. Readers start
@@ -61,6 +61,13 @@ impl Ledger for SqliteLedger {
 
     /// The lock goes with the ledger, or with the process.
     async fn release(&self) {}
+}
+
+impl Ownership for SqliteLedger {
+    /// As long as the lock is held.
+    fn is_sure(&self) -> bool {
+        true
+    }
 }
 
 impl SqliteLedger {
@@ -119,6 +126,13 @@ impl SqliteLedger {
         };
         ledger.remove_half_submitted().await?;
         Ok(ledger)
+    }
+
+    /// Answers nobody any more.
+    #[cfg(test)]
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, LedgerError> {

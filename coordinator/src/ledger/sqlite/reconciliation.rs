@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use shared::id::BatchId;
-use shared::name::Instance;
+use shared::name::{Attempt, Instance};
 
 use super::SqliteLedger;
+use crate::ledger::group::storable;
 use crate::ledger::row::Cells;
 use crate::ledger::{LedgerError, OutSince, ReconciliationLedger, Suspect};
 
@@ -40,15 +41,21 @@ impl ReconciliationLedger for SqliteLedger {
     async fn suspected(
         &self,
         batch: BatchId,
+        attempt: Attempt,
         deaths: u32,
         alone_on: Option<&Instance>,
     ) -> Result<(), LedgerError> {
-        sqlx::query("UPDATE batches SET deaths = ?, alone_on = ? WHERE id = ?")
-            .bind(deaths)
-            .bind(alone_on.map(Instance::as_str))
-            .bind(batch.as_bytes().as_slice())
-            .execute(&self.writer)
-            .await?;
+        // Out, or about to be recorded as that.
+        sqlx::query(
+            "UPDATE batches SET deaths = ?1, alone_on = ?2 WHERE id = ?3 \
+             AND (state = 1 AND attempt = ?4 OR state = 0 AND attempt = ?4 - 1)",
+        )
+        .bind(deaths)
+        .bind(alone_on.map(|worker| storable(worker.as_str())))
+        .bind(batch.as_bytes().as_slice())
+        .bind(attempt.number())
+        .execute(&self.writer)
+        .await?;
         Ok(())
     }
 }

@@ -255,3 +255,14 @@ async fn a_port_that_is_taken() {
     let output = service.output().unwrap();
     assert!(output.contains(&address), "{output}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_work_nobody_does() {
+    let mut stack = Stack::new(broker(), "[pipelines.thumbnails]\n").unwrap();
+    let words = ["pipelines.thumbnails: nothing here does its work", "serve("];
+    refused_by("worker", &mut stack, exit::CONFIG, &words);
+    // Another program may do it.
+    stack.start_coordinator().await.unwrap();
+    stack.set("TIDEGATE_WORKER__PIPELINES", "gsc.plan");
+    stack.start_worker("other").await.unwrap();
+}

@@ -88,6 +88,22 @@ async fn a_deleted_queue_costs_no_batch() {
     heals(&mut scripted, run).await;
 }
 
+/// Nobody here may declare it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_stays_missing_keeps_no_other_pipeline_from_being_healed() {
+    let (mut scripted, run) = midway().await;
+    scripted.stack.set("TIDEGATE_BROKER__TOPOLOGY", "check");
+    scripted.stack.coordinator().kill().unwrap();
+    scripted.stack.start_coordinator().await.unwrap();
+    let vhost = scripted.stack.vhost();
+    vhost.delete_queue("tidegate.work.gsc.slice.0").unwrap();
+    for queue in work_queues() {
+        vhost.purge_queue(&queue).unwrap();
+    }
+    scripted.let_go("a").unwrap();
+    heals(&mut scripted, run).await;
+}
+
 /// Longer than it takes to call a batch lost.
 const LONG: Duration = Duration::from_secs(50);
 

@@ -15,11 +15,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_batch_that_kills_workers_is_dead() {
-    let mut stack = Stack::new(
-        broker(),
-        &format!("[pipelines.{ABORTING}]\nhandler = \"noop\"\n"),
-    )
-    .unwrap();
+    let mut stack = Stack::new(broker(), &format!("[pipelines.{ABORTING}]\n")).unwrap();
     for (name, value) in [
         ("TIDEGATE_LANES", "1"),
         ("TIDEGATE_WORKER__SLOTS", "16"),
