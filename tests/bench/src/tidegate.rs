@@ -22,7 +22,7 @@ const PIPELINE: &str = "noop";
 const NOOP: &str =
     "[pipelines.noop]\nhandler = \"noop\"\nsink = false\nwindow_min = 2000\nwindow_max = 2000\n";
 /// With the defaults of any pipeline; the handler is the program's own.
-const STAMPED: &str = "[pipelines.stamped]\nhandler = \"noop\"\nsink = false\n";
+const STAMPED: &str = "[pipelines.stamped]\nsink = false\n";
 /// Batches that are not measured, one after the other: whatever is set up on first use is there then.
 const WARM_UP: usize = 20;
 /// Keys that the batches are spread over, so that every lane has work.

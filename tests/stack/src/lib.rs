@@ -2,13 +2,21 @@
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
-//! batches can kill. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
+//! batches can kill, `blocking-worker` one whose threads they can block ([`blocking`]), and
+//! `resuming-worker` one that goes on where an earlier attempt stopped. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
 //! slow suite with a million.
 
 pub mod backlog;
+pub mod blocking;
 pub mod fairness;
 pub mod script;
 pub mod search_console;
 
 /// The pipeline whose batches can kill `aborting-worker`.
 pub const ABORTING: &str = "aborting";
+/// The pipeline of `resuming-worker`, whose batches are this many steps.
+pub const RESUMING: &str = "resuming";
+/// See [`RESUMING`].
+pub const STEPS: u32 = 10;
+/// The pipeline whose batches block the threads of `blocking-worker`, for as many milliseconds as they say.
+pub const BLOCKING: &str = "blocking";

@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod backlog;
+mod blocking;
 mod bounded;
 mod large;
