@@ -72,7 +72,7 @@ async fn main() -> Result<()> {
             Ledger::Postgres => "0.5 of it",
         };
         let figure = ledger.figure("end_to_end");
-        Figure::new(&figure, "batches/s", reference, aim, &measured).print();
+        Figure::new(&figure, "batches/s", reference, Some(aim), &measured).print();
     }
     Ok(())
 }

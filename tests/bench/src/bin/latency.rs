@@ -51,8 +51,8 @@ async fn main() -> Result<()> {
         }
     }
     let reference = "bare lapin, publish to delivery";
-    Figure::new("latency_p50", "ms", reference, "under 5 ms", &halves).print();
-    Figure::new("latency_p99", "ms", reference, "under 15 ms", &tails).print();
+    Figure::new("latency_p50", "ms", reference, Some("under 5 ms"), &halves).print();
+    Figure::new("latency_p99", "ms", reference, Some("under 15 ms"), &tails).print();
     Ok(())
 }
 
