@@ -13,6 +13,7 @@
 #   slice_path           rows/s of the main job's slices into PostgreSQL; against the bare steps
 #   limit_use            share of a quota that fleets of workers use, and share of their calls that is refused
 #   exec_lines           batches/s of a long-lived Python process; against the same program reading a file
+#   copy_path            rows/s of a command into a typed PostgreSQL table; against psql's COPY of the same rows
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -70,7 +71,12 @@ exec_lines() {
   measure exec_lines
 }
 
-figures="end_to_end end_to_end_postgres submit latency slice_path limit_use exec_lines"
+copy_path() {
+  ensure rabbitmq postgresql
+  measure copy_path
+}
+
+figures="end_to_end end_to_end_postgres submit latency slice_path limit_use exec_lines copy_path"
 # Names without spaces.
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $figures

@@ -153,7 +153,7 @@ mod tests {
         let served = Served {
             handler: Arc::new(Scripted),
             deadline: Duration::from_secs(30),
-            sink: false,
+            sink: false.into(),
         };
         let batch = Batch {
             id: BatchId::generate(),

@@ -2,13 +2,18 @@
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
-//! batches can kill, `blocking-worker` one whose threads they can block ([`blocking`]), and
-//! `resuming-worker` one that goes on where an earlier attempt stopped. [`fairness`] and [`backlog`] are scenarios that the suite plays with many batches, and the
-//! slow suite with a million.
+//! batches can kill, `blocking-worker` one whose threads they can block ([`blocking`]), and `resuming-worker` one that
+//! goes on where an earlier attempt stopped. [`fairness`] and [`backlog`] are scenarios that the suite plays with many
+//! batches, and the slow suite with a million; [`outage`] is one that the suite plays for seconds, and the slow suite
+//! for longer.
+
+// What is left behind is said on standard error.
+#![allow(clippy::print_stderr)]
 
 pub mod backlog;
 pub mod blocking;
 pub mod fairness;
+pub mod outage;
 pub mod script;
 pub mod search_console;
 

@@ -7,3 +7,4 @@ mod backlog;
 mod blocking;
 mod bounded;
 mod large;
+mod outages;
