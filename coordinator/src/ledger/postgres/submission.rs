@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use shared::id::RunId;
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 
+use super::transaction::Write;
 use super::write::{NewRow, insert_batches};
 use super::{PostgresLedger, batch_uuid, bounded, run_uuid};
 use crate::ledger::row::{Cells, signed};
@@ -178,11 +179,7 @@ async fn accept(
 
 impl PostgresLedger {
     /// The run whose id or idempotency key this one has.
-    async fn known(
-        &self,
-        mut transaction: Transaction<'static, Postgres>,
-        run: &NewRun,
-    ) -> Result<KnownRun, LedgerError> {
+    async fn known(&self, mut transaction: Write, run: &NewRun) -> Result<KnownRun, LedgerError> {
         // A run that is still being submitted has no digest yet, and is shown as running.
         let row = sqlx::query(
             "SELECT id, pipeline, CASE state WHEN 'submitting' THEN 'running' ELSE state END AS state, \
