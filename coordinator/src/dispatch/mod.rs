@@ -1,14 +1,14 @@
 //! Dispatch: takes pending batches out of the ledger, fairly and as many as the windows allow, publishes
 //! them confirmed, and records the confirmed ones as out.
 //!
-//! The stage owns the [`Dispatcher`] and decides; for each pipeline a task publishes ([`publish`]), and one
-//! records ([`record`]). Each works on a group while the next one gathers. *Publish, then record*: a crash
-//! between the two publishes a few batches twice with the same attempt number, which every later step
+//! The stage owns the [`Dispatcher`] and decides; for each pipeline two tasks publish ([`publish`]), and one task
+//! records for all ([`record`]). Each works on a group while the next one gathers. *Publish, then record*: a
+//! crash between the two publishes a few batches twice with the same attempt number, which every later step
 //! tolerates; the other way round would lose them.
 //!
 //! So at most a window of batches is in the work queues of a pipeline at a time; after a crash, for a while,
-//! also the copies of what was published and not recorded: two groups, one being published and one being
-//! recorded.
+//! also the copies of what was published and not recorded: the waves being published and what is being
+//! recorded, at most a window too.
 
 mod demand;
 pub mod dispatcher;
@@ -23,7 +23,7 @@ mod record;
 mod tests;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,9 @@ use hearing::{Answer, add, hear, hear_answer};
 /// Most batches published as one group: enough to hide the broker's round trip, few enough that the
 /// next decision is never far away.
 const WAVE: u32 = 512;
+/// Tasks that publish a pipeline's waves, each on a channel of its own: the broker has one wave to work on
+/// while the next one is read from the ledger and written.
+const PUBLISHERS: usize = 2;
 /// Pages that are read at a time: as many as the ledger has connections for readers.
 const READS: usize = 4;
 /// How long to leave a ledger alone that did not answer.
@@ -74,8 +77,8 @@ pub struct DispatchStage {
     pub draining: CancellationToken,
 }
 
-/// Where each pipeline's waves go.
-type Lines = BTreeMap<PipelineName, mpsc::Sender<Vec<Dispatch>>>;
+/// Where each pipeline's waves go: a line for each of its publishing tasks.
+type Lines = Vec<(PipelineName, mpsc::Sender<Vec<Dispatch>>)>;
 
 impl DispatchStage {
     /// Runs until draining.
@@ -145,7 +148,8 @@ impl DispatchStage {
     ) -> Lines {
         let mut lines = Lines::new();
         let (confirmed, confirmed_in) = mpsc::channel(64);
-        for pipeline in config.pipelines.keys() {
+        let publishers = |pipeline| std::iter::repeat_n(pipeline, PUBLISHERS);
+        for pipeline in config.pipelines.keys().flat_map(publishers) {
             let (line, waves) = mpsc::channel(1);
             helpers.spawn(publish::run(publish::Publishing {
                 pipeline: pipeline.clone(),
@@ -157,7 +161,7 @@ impl DispatchStage {
                 confirmed: confirmed.clone(),
                 answers: answers.clone(),
             }));
-            lines.insert(pipeline.clone(), line);
+            lines.push((pipeline.clone(), line));
         }
         helpers.spawn(record::run(self.ledger.clone(), confirmed_in, answers));
         lines
@@ -186,7 +190,7 @@ impl DispatchStage {
         Ok(dispatcher)
     }
 
-    /// Sends at most one wave of a pipeline, if its publishing task has room.
+    /// Sends at most one wave of a pipeline, if this publishing task of it has room.
     async fn dispatch(
         &self,
         dispatcher: &mut Dispatcher,

@@ -1,4 +1,4 @@
-//! Publishes one pipeline's waves of batches, one after the other, on a confirming channel of its own. So a
+//! Publishes waves of one pipeline's batches, one after the other, on a confirming channel of its own. So a
 //! pipeline whose queue refuses or does not answer waits alone.
 
 use std::sync::Arc;

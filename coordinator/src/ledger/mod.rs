@@ -57,6 +57,13 @@ pub trait Ownership: Send + Sync + 'static {
 /// What submission needs: a run is built up piece by piece, and exists for everybody else only once it is accepted.
 #[async_trait]
 pub trait SubmissionLedger: Send + Sync + 'static {
+    /// Opens a run, adds its batches and accepts it, all in one transaction: for a run that is small enough.
+    async fn take(
+        &self,
+        run: &NewRun,
+        batches: &[NewBatch],
+        digest: &[u8; 32],
+    ) -> Result<Opened<Run>, LedgerError>;
     /// Starts a run that nobody sees yet, unless its idempotency key is taken.
     async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError>;
     /// Adds batches, all of the run's pipeline, to a run that was opened and not accepted. Those that are in
@@ -339,17 +346,20 @@ pub struct NewBatch {
 
 /// Whether a run could be opened.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Opened {
+pub enum Opened<T = ()> {
     /// It is new.
-    New,
-    /// The idempotency key belongs to this run, whose lines had this digest. An empty digest: that
-    /// submission is still under way.
-    Known {
-        /// The run of that key.
-        run: Box<Run>,
-        /// Of its lines.
-        digest: Vec<u8>,
-    },
+    New(T),
+    /// The idempotency key belongs to another one.
+    Known(KnownRun),
+}
+
+/// The run that an idempotency key belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownRun {
+    /// The run.
+    pub run: Box<Run>,
+    /// Of its lines. Empty: that submission is still under way.
+    pub digest: Vec<u8>,
 }
 
 /// The pending batches of one run, pipeline and key: what the dispatcher chooses among.

@@ -10,34 +10,6 @@ use super::admission::Reserved;
 use crate::ledger::{LedgerError, NewBatch, SubmissionLedger};
 use crate::run::Run;
 
-/// A chunk goes into the ledger at this many batches or bytes: one transaction each, small enough that
-/// dispatch and settlement of others get their turn in between.
-const CHUNK_BATCHES: usize = 2_000;
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-
-/// Batches that go into the ledger together.
-#[derive(Default)]
-pub(super) struct Chunk {
-    batches: Vec<NewBatch>,
-    bytes: usize,
-}
-
-impl Chunk {
-    pub(super) fn push(&mut self, batch: NewBatch) {
-        self.bytes += batch.payload.get().len();
-        self.batches.push(batch);
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.batches.len() >= CHUNK_BATCHES || self.bytes >= CHUNK_BYTES
-    }
-
-    pub(super) fn take(&mut self) -> Vec<NewBatch> {
-        self.bytes = 0;
-        std::mem::take(&mut self.batches)
-    }
-}
-
 /// A run that is being built up: one chunk goes into the ledger while the next one is read. Dropped in the
 /// middle, because the client went away, it leaves nothing.
 pub(super) struct Building {

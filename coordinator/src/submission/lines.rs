@@ -14,6 +14,9 @@ use crate::ledger::{NewBatch, NewRun};
 /// Longest line: the largest payload, its key, and JSON around them.
 pub(super) const MAX_LINE_BYTES: usize = payload::MAX_PAYLOAD_BYTES + 64 * 1024;
 
+/// Bytes that are hashed at once, as far as lines are not longer.
+const HASHED_BYTES: usize = 64 * 1024;
+
 #[derive(Deserialize)]
 struct Line {
     #[serde(default)]
@@ -54,6 +57,8 @@ pub(super) struct Lines {
     /// How much of `rest` is known to hold no newline: long lines arrive in many pieces.
     searched: usize,
     number: usize,
+    /// Lines that are to be hashed: many at once cost much less than one by one.
+    unhashed: Vec<u8>,
     hasher: blake3::Hasher,
 }
 
@@ -115,13 +120,22 @@ impl Lines {
         }
         let content = line.trim_ascii();
         if !content.is_empty() {
-            self.hasher.update(content);
-            self.hasher.update(b"\n");
+            self.unhashed.extend_from_slice(content);
+            self.unhashed.push(b'\n');
+            if self.unhashed.len() >= HASHED_BYTES {
+                self.hash();
+            }
         }
         Ok(Some((self.number, line.freeze())))
     }
 
-    pub(super) fn digest(&self) -> [u8; 32] {
+    fn hash(&mut self) {
+        self.hasher.update(&self.unhashed);
+        self.unhashed.clear();
+    }
+
+    pub(super) fn digest(mut self) -> [u8; 32] {
+        self.hash();
         *self.hasher.finalize().as_bytes()
     }
 }

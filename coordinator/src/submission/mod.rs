@@ -4,12 +4,13 @@
 mod admission;
 mod building;
 mod lines;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use jiff::Timestamp;
 use shared::config::PipelineConfig;
 use shared::id::RunId;
@@ -17,14 +18,16 @@ use shared::name::{NameError, PipelineName};
 use shared::payload::PayloadError;
 use tokio::sync::mpsc;
 
-use crate::ledger::{LedgerError, NewRun, Opened, SubmissionLedger};
+use crate::ledger::{KnownRun, LedgerError, NewBatch, NewRun, Opened, SubmissionLedger};
 use crate::notice::Notice;
 use crate::run::{Priority, Run};
+use admission::Reserved;
 #[cfg(test)]
 pub(crate) use admission::{NoPressure, NoWebhooks};
 pub use admission::{Pressure, Retry, Room, WebhookCheck};
-use building::{Building, Chunk};
-use lines::{Lines, MAX_LINE_BYTES, read_line};
+use building::Building;
+use lines::MAX_LINE_BYTES;
+use reading::Reading;
 
 /// Longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
@@ -174,28 +177,74 @@ impl SubmissionStage {
         }
         let run = NewRun {
             id: RunId::generate(),
-            pipeline: pipeline.clone(),
+            pipeline,
             priority: submission.priority,
             idempotency_key: submission.idempotency_key,
             webhook: submission.webhook,
             created_at: Timestamp::now(),
         };
+        let mut reading = Reading::new(body, &run);
+        let chunk = reading.chunk().await?;
+        if chunk.is_full() {
+            return self.build(run, chunk.batches(), reading).await;
+        }
+        let batches = chunk.batches();
+        if batches.is_empty() {
+            return Err(SubmissionError::Empty);
+        }
+        let mut reserved = self.room.nothing();
+        match self.reserve(&mut reserved, &batches).await {
+            Ok(()) => {
+                self.take(run, batches, reserved, reading.digest().await?)
+                    .await
+            }
+            // A run that is there already needs no room.
+            Err(SubmissionError::QueueFull { .. }) if run.idempotency_key.is_some() => {
+                drop(reserved);
+                self.build(run, batches, reading).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a run that one chunk holds, in one transaction. In a task of its own, so that a run that was
+    /// accepted is also announced when nobody waits for the answer any more.
+    async fn take(
+        &self,
+        run: NewRun,
+        batches: Vec<NewBatch>,
+        reserved: Reserved,
+        digest: [u8; 32],
+    ) -> Result<Accepted, SubmissionError> {
+        let (ledger, notices) = (self.ledger.clone(), self.notices.clone());
+        in_a_task(async move {
+            shared::failpoint::reach("c.ledger.before_commit");
+            let taken = ledger.take(&run, &batches, &digest).await?;
+            shared::failpoint::reach("c.ledger.committed");
+            drop(reserved);
+            match taken {
+                Opened::New(run) => Ok(announce(run, &notices).await),
+                Opened::Known(known) => recognise(known, &digest),
+            }
+        })
+        .await
+    }
+
+    /// Takes a run chunk by chunk: one goes into the ledger while the next one is read.
+    async fn build<E: std::fmt::Display>(
+        &self,
+        run: NewRun,
+        first: Vec<NewBatch>,
+        mut reading: Reading<impl Stream<Item = Result<Bytes, E>> + Unpin>,
+    ) -> Result<Accepted, SubmissionError> {
         // From here on, whoever drops this future (a client that goes away) leaves nothing half done.
         let mut building = Building::new(self.ledger.clone(), run.id, self.room.nothing());
         match self.ledger.open_run(&run).await? {
-            Opened::New => {}
-            Opened::Known {
-                run: before,
-                digest,
-            } => {
-                return recognise(*before, &digest, Lines::of(&run), body).await;
-            }
+            Opened::New(()) => {}
+            Opened::Known(known) => return recognise(known, &reading.digest().await?),
         }
-        match self
-            .take_lines(&mut building, &pipeline, Lines::of(&run), body)
-            .await
-        {
-            Ok(digest) => self.accept(building, digest).await,
+        match self.append_all(&mut building, first, &mut reading).await {
+            Ok(()) => self.accept(building, reading.digest().await?).await,
             Err(error) => {
                 building.abandon().await;
                 Err(error)
@@ -203,25 +252,39 @@ impl SubmissionStage {
         }
     }
 
-    /// In a task of its own, so that a run that was accepted is also announced when nobody waits for the
-    /// answer any more.
+    /// When it returns well, every chunk is in or about to be.
+    async fn append_all<E: std::fmt::Display>(
+        &self,
+        building: &mut Building,
+        first: Vec<NewBatch>,
+        reading: &mut Reading<impl Stream<Item = Result<Bytes, E>> + Unpin>,
+    ) -> Result<(), SubmissionError> {
+        let mut batches = first;
+        while !batches.is_empty() {
+            self.reserve(building.reserved(), &batches).await?;
+            building.append(batches).await?;
+            batches = reading.chunk().await?.batches();
+        }
+        Ok(())
+    }
+
+    async fn reserve(
+        &self,
+        reserved: &mut Reserved,
+        batches: &[NewBatch],
+    ) -> Result<(), SubmissionError> {
+        shared::failpoint::reach("c.submit.parsed");
+        let count = batches.len() as u64;
+        self.room.reserve(&*self.ledger, reserved, count).await
+    }
+
     async fn accept(
         &self,
         building: Building,
         digest: [u8; 32],
     ) -> Result<Accepted, SubmissionError> {
         let notices = self.notices.clone();
-        let accepting = tokio::spawn(async move {
-            let run = building.accept(digest).await?;
-            tracing::info!(run.id = %run.run, pipeline = %run.pipeline, batches = run.batches.accepted, "run accepted");
-            metrics::counter!("tidegate_accepted_total").increment(run.batches.accepted);
-            // Only a stopping coordinator has no dispatcher; the next one reads the ledger.
-            let _ = notices.send(Notice::Accepted(run.run)).await;
-            Ok(Accepted::New(run))
-        });
-        accepting
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        in_a_task(async move { Ok(announce(building.accept(digest).await?, &notices).await) }).await
     }
 
     fn pipeline(&self, name: &str) -> Result<PipelineName, SubmissionError> {
@@ -243,86 +306,34 @@ impl SubmissionStage {
         };
         self.webhooks.check(url).map_err(refused)
     }
+}
 
-    /// Reads lines into the ledger, one chunk while the one before is written, and gives the digest of all
-    /// of them. When it returns well, every chunk is in or about to be.
-    async fn take_lines<E: std::fmt::Display>(
-        &self,
-        building: &mut Building,
-        pipeline: &PipelineName,
-        mut lines: Lines,
-        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    ) -> Result<[u8; 32], SubmissionError> {
-        let mut chunk = Chunk::default();
-        let mut empty = true;
-        let due = Timestamp::now();
-        loop {
-            let piece = body
-                .next()
-                .await
-                .transpose()
-                .map_err(|e| SubmissionError::Body(e.to_string()))?;
-            let ended = piece.is_none();
-            lines.push(piece.as_deref().unwrap_or_default());
-            while let Some((number, line)) = lines.next(ended)? {
-                let at = |problem| SubmissionError::Line {
-                    line: number,
-                    problem,
-                };
-                if let Some(batch) = read_line(&line, pipeline, due).map_err(at)? {
-                    empty = false;
-                    chunk.push(batch);
-                    if chunk.is_full() {
-                        self.append(building, &mut chunk).await?;
-                    }
-                }
-            }
-            if ended {
-                break;
-            }
-        }
-        if empty {
-            return Err(SubmissionError::Empty);
-        }
-        self.append(building, &mut chunk).await?;
-        Ok(lines.digest())
-    }
+/// Finishes what was begun, whether or not anybody waits for it.
+async fn in_a_task(
+    work: impl Future<Output = Result<Accepted, SubmissionError>> + Send + 'static,
+) -> Result<Accepted, SubmissionError> {
+    let finished = tokio::spawn(work).await;
+    finished.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
 
-    async fn append(
-        &self,
-        building: &mut Building,
-        chunk: &mut Chunk,
-    ) -> Result<(), SubmissionError> {
-        let batches = chunk.take();
-        if batches.is_empty() {
-            return Ok(());
-        }
-        shared::failpoint::reach("c.submit.parsed");
-        let count = batches.len() as u64;
-        self.room
-            .reserve(&*self.ledger, building.reserved(), count)
-            .await?;
-        Ok(building.append(batches).await?)
-    }
+async fn announce(run: Run, notices: &mpsc::Sender<Notice>) -> Accepted {
+    tracing::info!(run.id = %run.run, pipeline = %run.pipeline, batches = run.batches.accepted, "run accepted");
+    metrics::counter!("tidegate_accepted_total").increment(run.batches.accepted);
+    // Only a stopping coordinator has no dispatcher; the next one reads the ledger.
+    let _ = notices.send(Notice::Accepted(run.run)).await;
+    Accepted::New(run)
 }
 
 /// The key is known: the same submission gives the same run.
-async fn recognise<E: std::fmt::Display>(
-    run: Run,
-    digest: &[u8],
-    mut lines: Lines,
-    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-) -> Result<Accepted, SubmissionError> {
-    if digest.is_empty() {
-        return Err(SubmissionError::UnderWay);
-    }
-    while let Some(piece) = body.next().await {
-        lines.push(&piece.map_err(|e| SubmissionError::Body(e.to_string()))?);
-        while lines.next(false)?.is_some() {}
-    }
-    while lines.next(true)?.is_some() {}
-    if lines.digest() == digest {
-        Ok(Accepted::Before(run))
+fn recognise(known: KnownRun, digest: &[u8; 32]) -> Result<Accepted, SubmissionError> {
+    let KnownRun {
+        run,
+        digest: of_run,
+    } = known;
+    if of_run.is_empty() {
+        Err(SubmissionError::UnderWay)
+    } else if of_run == digest {
+        Ok(Accepted::Before(*run))
     } else {
         Err(SubmissionError::Conflict(run.run))
     }

@@ -219,6 +219,15 @@ struct Stubborn {
 
 #[async_trait]
 impl SubmissionLedger for Stubborn {
+    async fn take(
+        &self,
+        run: &NewRun,
+        batches: &[NewBatch],
+        digest: &[u8; 32],
+    ) -> Result<Opened<Run>, LedgerError> {
+        self.ledger.take(run, batches, digest).await
+    }
+
     async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError> {
         self.ledger.open_run(run).await
     }
@@ -250,9 +259,11 @@ async fn a_key_is_free_again_although_the_ledger_was_away_when_its_run_was_refus
         ledger: fixture.ledger.clone(),
         refusals: AtomicU32::new(0),
     });
-    let refused = fixture.submit(Some("nightly"), "oops").await.unwrap_err();
+    // More than a chunk, so that something of it is in the ledger when it is refused.
+    let refused = "{\"payload\":1}\n".repeat(2_000) + "oops";
+    let refused = fixture.submit(Some("nightly"), &refused).await.unwrap_err();
     assert!(matches!(refused, SubmissionError::Line { .. }), "{refused}");
-    let all = "{\"payload\":1}\n".repeat(5_000);
+    let all = "{\"payload\":1}\n".repeat(3_000);
     let again = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             match fixture.submit(Some("nightly"), &all).await {

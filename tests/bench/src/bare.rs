@@ -1,17 +1,19 @@
 //! The reference: the same messages through the same broker by lapin alone, with nothing recorded.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{FuturesOrdered, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm,
 };
 
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
-
+use crate::stamp::{self, Stamped};
 use crate::{payload, per_second};
 
 const QUEUE: &str = "bare";
@@ -23,37 +25,77 @@ const PREFETCH: u16 = 1_000;
 
 /// Messages per second from the first publish to the last ack, publisher and consumer running at once.
 pub async fn rate(url: &str, messages: usize) -> Result<f64> {
-    let publisher = Connection::connect(url, ConnectionProperties::default()).await?;
-    let consumer = Connection::connect(url, ConnectionProperties::default()).await?;
-    let publishing = publisher.create_channel().await?;
-    publishing
-        .queue_declare(QUEUE.into(), durable(), quorum())
-        .await?;
-    publishing
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
-    let consuming = consumer.create_channel().await?;
-    consuming
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
+    let bare = Bare::connect(url).await?;
     // Made beforehand, as the submission to Tidegate is.
     let bodies: Vec<Vec<u8>> = (0..messages)
         .map(|number| payload(number).to_string().into_bytes())
         .collect();
 
     let start = Instant::now();
-    let consuming_task = tokio::spawn(consume(consuming, messages));
-    publish(&publishing, &bodies).await?;
-    consuming_task.await??;
+    let consuming = tokio::spawn(consume(bare.consuming.clone(), messages));
+    publish(&bare.publishing, &bodies).await?;
+    consuming.await??;
     let rate = per_second(messages, start.elapsed());
-
-    // The consumer first: it would take the queue's end for a fault.
-    consumer.close(200, "done".into()).await?;
-    publishing
-        .queue_delete(QUEUE.into(), lapin::options::QueueDeleteOptions::default())
-        .await?;
-    publisher.close(200, "done".into()).await?;
+    bare.close().await?;
     Ok(rate)
+}
+
+/// How long each of so many messages takes from publish to delivery, one published every `pause`.
+pub async fn waits(url: &str, messages: usize, pause: Duration) -> Result<Vec<Duration>> {
+    let bare = Bare::connect(url).await?;
+    let consuming = tokio::spawn(receive_stamps(bare.consuming.clone(), messages));
+    let mut unconfirmed = FuturesOrdered::new();
+    let mut ticks = tokio::time::interval(pause);
+    for number in 0..messages {
+        ticks.tick().await;
+        let body = serde_json::to_vec(&Stamped::now(number))?;
+        unconfirmed.push_back(send(&bare.publishing, &body).await?);
+    }
+    all_confirmed(unconfirmed).await?;
+    let waits = consuming.await??;
+    bare.close().await?;
+    Ok(waits)
+}
+
+/// A queue, and a connection at each end of it.
+struct Bare {
+    publisher: Connection,
+    publishing: Channel,
+    consumer: Connection,
+    consuming: Channel,
+}
+
+impl Bare {
+    async fn connect(url: &str) -> Result<Self> {
+        let publisher = Connection::connect(url, ConnectionProperties::default()).await?;
+        let consumer = Connection::connect(url, ConnectionProperties::default()).await?;
+        let publishing = publisher.create_channel().await?;
+        publishing
+            .queue_declare(QUEUE.into(), durable(), quorum())
+            .await?;
+        publishing
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        let consuming = consumer.create_channel().await?;
+        consuming
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await?;
+        Ok(Self {
+            publisher,
+            publishing,
+            consumer,
+            consuming,
+        })
+    }
+
+    async fn close(self) -> Result<()> {
+        // The consumer first: it would take the queue's end for a fault.
+        self.consumer.close(200, "done".into()).await?;
+        self.publishing
+            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
+            .await?;
+        Ok(self.publisher.close(200, "done".into()).await?)
+    }
 }
 
 /// Pipelined, one task, each confirm looked at.
@@ -63,13 +105,20 @@ async fn publish(channel: &Channel, bodies: &[Vec<u8>]) -> Result<()> {
         if unconfirmed.len() == WINDOW {
             confirmed(&unconfirmed.next().await.context("the window is full")??)?;
         }
-        let properties = BasicProperties::default().with_delivery_mode(2);
-        let options = BasicPublishOptions::default();
-        let confirm = channel
-            .basic_publish("".into(), QUEUE.into(), options, body, properties)
-            .await?;
-        unconfirmed.push_back(confirm);
+        unconfirmed.push_back(send(channel, body).await?);
     }
+    all_confirmed(unconfirmed).await
+}
+
+async fn send(channel: &Channel, body: &[u8]) -> lapin::Result<PublisherConfirm> {
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    let options = BasicPublishOptions::default();
+    channel
+        .basic_publish("".into(), QUEUE.into(), options, body, properties)
+        .await
+}
+
+async fn all_confirmed(mut unconfirmed: FuturesOrdered<PublisherConfirm>) -> Result<()> {
     while let Some(confirm) = unconfirmed.next().await {
         confirmed(&confirm?)?;
     }
@@ -85,14 +134,7 @@ fn confirmed(confirmation: &Confirmation) -> Result<()> {
 }
 
 async fn consume(channel: Channel, messages: usize) -> Result<()> {
-    let mut deliveries = channel
-        .basic_consume(
-            QUEUE.into(),
-            "bare".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
+    let mut deliveries = start_consuming(&channel).await?;
     let mut left = messages;
     while left > 0 {
         let delivery = deliveries.next().await.context("the consumer ended")??;
@@ -102,6 +144,26 @@ async fn consume(channel: Channel, messages: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn receive_stamps(channel: Channel, messages: usize) -> Result<Vec<Duration>> {
+    let mut deliveries = start_consuming(&channel).await?;
+    let mut waits = Vec::with_capacity(messages);
+    while waits.len() < messages {
+        let delivery = deliveries.next().await.context("the consumer ended")??;
+        let received = stamp::now();
+        let stamped: Stamped = serde_json::from_slice(&delivery.data)?;
+        waits.push(stamped.wait_until(received));
+        delivery.ack(BasicAckOptions::default()).await?;
+    }
+    Ok(waits)
+}
+
+async fn start_consuming(channel: &Channel) -> lapin::Result<lapin::Consumer> {
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    channel
+        .basic_consume(QUEUE.into(), "bare".into(), options, arguments)
+        .await
 }
 
 fn durable() -> QueueDeclareOptions {

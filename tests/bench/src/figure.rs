@@ -21,7 +21,7 @@ pub struct Figure {
     #[serde(default)]
     pub spread: Option<[f64; 2]>,
     /// What it should be.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aim: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl Figure {
         figure: &str,
         unit: &str,
         reference: &str,
-        aim: &str,
+        aim: Option<&str>,
         rounds: &[(f64, f64)],
     ) -> Self {
         let all = |part: fn(&(f64, f64)) -> f64| rounds.iter().map(part).collect::<Vec<_>>();
@@ -49,7 +49,7 @@ impl Figure {
             reference_value: rounded(reference_value),
             ratio: rounded(value / reference_value),
             spread: Some([ratios[0], ratios[ratios.len() - 1]].map(rounded)),
-            aim: Some(aim.to_owned()),
+            aim: aim.map(str::to_owned),
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_figure_compares_medians_and_shows_the_spread() {
         let rounds = [(5.0, 6.0), (1.0, 60.0), (3.0, 0.5)];
-        let figure = Figure::new("f", "u/s", "r", "0.5 of it", &rounds);
+        let figure = Figure::new("f", "u/s", "r", Some("0.5 of it"), &rounds);
         assert_eq!((figure.value, figure.reference_value), (3.0, 6.0));
         assert_eq!(figure.ratio, 0.5);
         assert_eq!(figure.spread, Some([0.017, 6.0]));

@@ -8,6 +8,8 @@
 
 pub mod bare;
 pub mod figure;
+pub mod stamp;
+pub mod table;
 pub mod tidegate;
 
 use std::time::Duration;
@@ -20,8 +22,13 @@ pub const PAYLOAD_BYTES: usize = 1024;
 /// A payload of [`PAYLOAD_BYTES`] bytes of JSON.
 #[must_use]
 pub fn payload(number: usize) -> Value {
+    json!({ "number": number, "text": payload_text(number) })
+}
+
+/// What makes a payload that large.
+fn payload_text(number: usize) -> String {
     let empty = json!({ "number": number, "text": "" }).to_string().len();
-    json!({ "number": number, "text": "x".repeat(PAYLOAD_BYTES.saturating_sub(empty)) })
+    "x".repeat(PAYLOAD_BYTES.saturating_sub(empty))
 }
 
 /// Units in a span of time, per second.

@@ -2,22 +2,53 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use harness::api::line;
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use futures::future::try_join_all;
+use harness::api::{Api, line};
+use harness::postgres;
 use harness::processes::Memory;
 use harness::rabbitmq::RabbitMq;
 use harness::stack::Stack;
+use serde_json::json;
+use shared::id::RunId;
 
+use crate::stamp::{self, Stamped};
 use crate::{micros_each, payload, per_second};
 
 /// The pipeline that does nothing.
-pub const PIPELINE: &str = "noop";
+const PIPELINE: &str = "noop";
 /// Batches that do nothing need more of them under way than the defaults have: as many as the reference has
-/// messages.
-const NOOP: &str = "[pipelines.noop]\nhandler = \"noop\"\nsink = false\nwindow_min = 1000\n";
+/// messages, unconfirmed ones and unacked ones.
+const NOOP: &str =
+    "[pipelines.noop]\nhandler = \"noop\"\nsink = false\nwindow_min = 2000\nwindow_max = 2000\n";
+/// With the defaults of any pipeline; the handler is the program's own.
+const STAMPED: &str = "[pipelines.stamped]\nsink = false\n";
+/// Batches that are not measured, one after the other: whatever is set up on first use is there then.
+const WARM_UP: usize = 20;
 /// Keys that the batches are spread over, so that every lane has work.
 const KEYS: usize = 100;
 const LIMIT: Duration = Duration::from_mins(10);
+
+/// Which database holds the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ledger {
+    /// A file.
+    Sqlite,
+    /// A server of its own, which syncs every commit.
+    Postgres,
+}
+
+impl Ledger {
+    /// A figure's name with this ledger.
+    #[must_use]
+    pub fn figure(self, figure: &str) -> String {
+        match self {
+            Self::Sqlite => figure.to_owned(),
+            Self::Postgres => format!("{figure}_postgres"),
+        }
+    }
+}
 
 /// One round of `end_to_end`.
 #[derive(Debug)]
@@ -36,8 +67,11 @@ pub struct Round {
 }
 
 /// A coordinator without workers.
-pub async fn start(broker: &RabbitMq) -> Result<Stack<'_>> {
+async fn start(broker: &RabbitMq, ledger: Ledger) -> Result<Stack<'_>> {
     let mut stack = Stack::new(broker, NOOP)?;
+    if ledger == Ledger::Postgres {
+        stack.set("TIDEGATE_LEDGER__URL", postgres::shared().new_database()?);
+    }
     stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
     stack.set("TIDEGATE_WORKER__LOOK_AHEAD", "1000");
     stack.set("TIDEGATE_LOG", "warn");
@@ -46,16 +80,15 @@ pub async fn start(broker: &RabbitMq) -> Result<Stack<'_>> {
 }
 
 /// So many lines of a submission.
-#[must_use]
-pub fn lines(batches: usize) -> String {
+fn lines(batches: usize) -> String {
     (0..batches)
         .map(|number| line(&format!("key-{}", number % KEYS), &payload(number)))
         .collect()
 }
 
 /// From the first byte of a submission to the last settlement.
-pub async fn round(broker: &RabbitMq, batches: usize) -> Result<Round> {
-    let mut stack = start(broker).await?;
+pub async fn round(broker: &RabbitMq, ledger: Ledger, batches: usize) -> Result<Round> {
+    let mut stack = start(broker, ledger).await?;
     stack.start_worker("worker").await?;
     let ndjson = lines(batches);
 
@@ -94,7 +127,7 @@ pub struct WorkerCost {
 
 /// What so many batches that do nothing cost their worker.
 pub async fn worker_cost(broker: &RabbitMq, batches: usize) -> Result<WorkerCost> {
-    let mut stack = start(broker).await?;
+    let mut stack = start(broker, Ledger::Sqlite).await?;
     stack.start_worker("worker").await?;
     let worker = stack.worker("worker");
     let (idle, before) = (worker.memory()?, worker.cpu_time()?);
@@ -106,6 +139,57 @@ pub async fn worker_cost(broker: &RabbitMq, batches: usize) -> Result<WorkerCost
     );
     let cpu = stack.worker("worker").cpu_time()?.saturating_sub(before);
     Ok(WorkerCost { idle, cpu })
+}
+
+/// Batches per second from the first byte of a submission to its acceptance, with nobody to work on them.
+pub async fn submit(broker: &RabbitMq, ledger: Ledger, batches: usize) -> Result<f64> {
+    let stack = start(broker, ledger).await?;
+    let ndjson = lines(batches);
+    let start = Instant::now();
+    let run = stack.api.submit(PIPELINE, ndjson).await?;
+    let rate = per_second(batches, start.elapsed());
+    ensure!(run.batches.accepted == batches as u64, "not all: {run:?}");
+    Ok(rate)
+}
+
+/// How long each of so many batches takes from the client's request to the start of its handler, one
+/// submitted every `pause`.
+pub async fn waits(broker: &RabbitMq, batches: usize, pause: Duration) -> Result<Vec<Duration>> {
+    let mut stack = Stack::new(broker, STAMPED)?;
+    stack.set("TIDEGATE_WORKER__PIPELINES", stamp::PIPELINE);
+    stack.set("TIDEGATE_LOG", "warn");
+    stack.start_coordinator().await?;
+    stack.spawn_worker_of("stamping-worker", "worker")?;
+    for number in 0..WARM_UP {
+        let run = submit_stamped(stack.api.clone(), number).await?;
+        waited(&stack.api, run).await?;
+    }
+    // Each on its own: one that takes long does not hold up the next, as clients do not wait for each other.
+    let mut ticks = tokio::time::interval(pause);
+    let mut submitting = Vec::with_capacity(batches);
+    for number in 0..batches {
+        ticks.tick().await;
+        submitting.push(tokio::spawn(submit_stamped(stack.api.clone(), number)));
+    }
+    let mut waits = Vec::with_capacity(batches);
+    for run in try_join_all(submitting).await? {
+        waits.push(waited(&stack.api, run?).await?);
+    }
+    Ok(waits)
+}
+
+async fn submit_stamped(api: Api, number: usize) -> Result<RunId> {
+    let key = format!("key-{}", number % KEYS);
+    let stamped = line(&key, &json!(Stamped::now(number)));
+    Ok(api.submit(stamp::PIPELINE, stamped).await?.run)
+}
+
+/// How long the one batch of a run took to reach its handler.
+async fn waited(api: &Api, run: RunId) -> Result<Duration> {
+    let ended = api.wait_until_ended(run, LIMIT).await?;
+    let micros = ended.statistics.get(stamp::WAITED);
+    let micros = micros.with_context(|| format!("it was not handled: {ended:?}"))?;
+    Ok(Duration::from_micros(*micros))
 }
 
 impl Round {

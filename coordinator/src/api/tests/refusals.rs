@@ -386,8 +386,8 @@ async fn open_runs(api: &Fixture) -> i64 {
 
 #[tokio::test]
 async fn a_key_that_is_being_submitted_is_under_way() {
-    let api = Fixture::new().await;
-    let (send, lines) = mpsc::channel::<Result<&'static str, std::io::Error>>(1);
+    let api = Fixture::with(|api| api.submission.room = Room::new(10_000)).await;
+    let (send, lines) = mpsc::channel::<Result<String, std::io::Error>>(1);
     let slow = {
         let lines = futures::stream::unfold(lines, async |mut lines| {
             lines.recv().await.map(|line| (line, lines))
@@ -400,7 +400,9 @@ async fn a_key_that_is_being_submitted_is_under_way() {
             .body(reqwest::Body::wrap_stream(lines));
         tokio::spawn(request.send())
     };
-    send.send(Ok("{\"payload\":1}\n")).await.unwrap();
+    // A whole chunk: what is shorter is in the ledger only when it has ended.
+    let chunk = "{\"payload\":1}\n".repeat(2_000);
+    send.send(Ok(chunk)).await.unwrap();
     // Not before the first has arrived: it would be the second.
     while open_runs(&api).await == 0 {
         tokio::task::yield_now().await;

@@ -48,6 +48,7 @@ pub(super) trait Backend {
 /// Runs every check on storage of its own.
 pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     submission::a_run_exists_only_once_it_is_accepted(&fresh()).await;
+    submission::a_small_run_is_taken_at_once(&fresh()).await;
     submission::an_idempotency_key_gives_the_same_run(&fresh()).await;
     submission::what_a_crash_left_half_submitted_is_gone(&fresh()).await;
     submission::saying_it_twice_changes_nothing(&fresh()).await;
@@ -134,7 +135,7 @@ async fn submit(ledger: &impl Ledger, batches: &[NewBatch]) -> RunId {
 }
 
 async fn submit_as(ledger: &impl Ledger, run: NewRun, batches: &[NewBatch]) -> RunId {
-    assert_eq!(ledger.open_run(&run).await.unwrap(), Opened::New);
+    assert_eq!(ledger.open_run(&run).await.unwrap(), Opened::New(()));
     ledger.append(run.id, batches).await.unwrap();
     ledger.accept(run.id, &[7; 32]).await.unwrap();
     run.id

@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use shared::id::RunId;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use super::SqliteLedger;
 use super::write::insert_batches;
 use crate::ledger::row::{Cells, signed};
 use crate::ledger::transition::State;
-use crate::ledger::{LedgerError, NewBatch, NewRun, Opened, SubmissionLedger};
+use crate::ledger::{KnownRun, LedgerError, NewBatch, NewRun, Opened, SubmissionLedger};
 use crate::run::Run;
 
 /// Rows of one transaction while a half-submitted run is removed, so that others get a turn in between.
@@ -15,95 +16,48 @@ const ROWS_PER_REMOVAL: i64 = 5_000;
 
 #[async_trait]
 impl SubmissionLedger for SqliteLedger {
+    async fn take(
+        &self,
+        run: &NewRun,
+        batches: &[NewBatch],
+        digest: &[u8; 32],
+    ) -> Result<Opened<Run>, LedgerError> {
+        let mut transaction = self.begin().await?;
+        if !open(&mut transaction, run).await? {
+            return self.known(transaction, run).await.map(Opened::Known);
+        }
+        append(&mut transaction, run.id, batches).await?;
+        let accepted = accept(&mut transaction, run.id, digest).await?;
+        let accepted = accepted.ok_or(LedgerError::NotSubmitting(run.id))?;
+        transaction.commit().await?;
+        Ok(Opened::New(accepted))
+    }
+
     async fn open_run(&self, run: &NewRun) -> Result<Opened, LedgerError> {
         let mut transaction = self.begin().await?;
-        let inserted = sqlx::query(
-            "INSERT INTO runs (id, pipeline, priority, state, idempotency_key, webhook, created_at) \
-             VALUES (?, ?, ?, 'submitting', ?, ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(run.id.as_bytes().as_slice())
-        .bind(run.pipeline.as_str())
-        .bind(run.priority.as_str())
-        .bind(&run.idempotency_key)
-        .bind(&run.webhook)
-        .bind(run.created_at.as_millisecond())
-        .execute(&mut *transaction)
-        .await?;
-        if inserted.rows_affected() == 1 {
+        if open(&mut transaction, run).await? {
             transaction.commit().await?;
-            return Ok(Opened::New);
+            return Ok(Opened::New(()));
         }
-        // A run that is still being submitted has no digest yet, and is shown as running.
-        let row = sqlx::query(
-            "SELECT *, iif(state = 'submitting', 'running', state) AS state FROM runs \
-             WHERE id = ? OR idempotency_key = ?",
-        )
-        .bind(run.id.as_bytes().as_slice())
-        .bind(&run.idempotency_key)
-        .fetch_one(&mut *transaction)
-        .await?;
-        drop(transaction);
-        let digest = Cells::runs(&row).bytes("digest")?.unwrap_or_default();
-        let known = Cells::runs(&row).run()?;
-        if digest.is_empty() && known.run == run.id {
-            return Ok(Opened::New);
+        let known = self.known(transaction, run).await?;
+        if known.digest.is_empty() && known.run.run == run.id {
+            return Ok(Opened::New(()));
         }
-        Ok(Opened::Known {
-            run: Box::new(self.with_statistics(known).await?),
-            digest,
-        })
+        Ok(Opened::Known(known))
     }
 
     async fn append(&self, run: RunId, batches: &[NewBatch]) -> Result<(), LedgerError> {
-        let Some(first) = batches.first() else {
-            return Ok(());
-        };
         let mut transaction = self.begin().await?;
-        // A chunk goes in whole, so its first batch says whether it is there.
-        let known = sqlx::query("SELECT 1 FROM batches WHERE id = ? AND run = ?")
-            .bind(first.id.as_bytes().as_slice())
-            .bind(run.as_bytes().as_slice())
-            .fetch_optional(&mut *transaction)
-            .await?;
-        if known.is_some() {
-            return Ok(());
-        }
-        let counted = sqlx::query(
-            "UPDATE runs SET accepted = accepted + ?1, pending = pending + ?1 WHERE id = ?2 AND state = 'submitting'",
-        )
-        .bind(signed(batches.len()))
-        .bind(run.as_bytes().as_slice())
-        .execute(&mut *transaction)
-        .await?;
-        if counted.rows_affected() != 1 {
-            return Err(LedgerError::NotSubmitting(run));
-        }
-        insert_batches(&mut transaction, run, State::Pending, batches).await?;
+        append(&mut transaction, run, batches).await?;
         Ok(transaction.commit().await?)
     }
 
     async fn accept(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError> {
         let mut transaction = self.begin().await?;
-        let accepted = sqlx::query(
-            "UPDATE runs SET state = 'running', digest = ? WHERE id = ? AND state = 'submitting' RETURNING *",
-        )
-        .bind(digest.as_slice())
-        .bind(run.as_bytes().as_slice())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let Some(row) = accepted else {
+        let Some(accepted) = accept(&mut transaction, run, digest).await? else {
             drop(transaction);
             return self.accepted_before(run, digest).await;
         };
-        let accepted = Cells::runs(&row).run()?;
-        sqlx::query(
-            "INSERT INTO pipelines (name, pending) VALUES (?, ?) ON CONFLICT (name) \
-             DO UPDATE SET pending = pending + excluded.pending",
-        )
-        .bind(accepted.pipeline.as_str())
-        .bind(signed(accepted.batches.pending))
-        .execute(&mut *transaction)
-        .await?;
         transaction.commit().await?;
         Ok(accepted)
     }
@@ -152,7 +106,106 @@ impl SubmissionLedger for SqliteLedger {
     }
 }
 
+/// Adds the row of a run that is being submitted; `false` when its key is taken.
+async fn open(connection: &mut SqliteConnection, run: &NewRun) -> Result<bool, LedgerError> {
+    let inserted = sqlx::query(
+        "INSERT INTO runs (id, pipeline, priority, state, idempotency_key, webhook, created_at) \
+         VALUES (?, ?, ?, 'submitting', ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(run.id.as_bytes().as_slice())
+    .bind(run.pipeline.as_str())
+    .bind(run.priority.as_str())
+    .bind(&run.idempotency_key)
+    .bind(&run.webhook)
+    .bind(run.created_at.as_millisecond())
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Adds a chunk, unless it is in already.
+async fn append(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    batches: &[NewBatch],
+) -> Result<(), LedgerError> {
+    let Some(first) = batches.first() else {
+        return Ok(());
+    };
+    // A chunk goes in whole, so its first batch says whether it is there.
+    let known = sqlx::query("SELECT 1 FROM batches WHERE id = ? AND run = ?")
+        .bind(first.id.as_bytes().as_slice())
+        .bind(run.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if known.is_some() {
+        return Ok(());
+    }
+    let counted = sqlx::query(
+        "UPDATE runs SET accepted = accepted + ?1, pending = pending + ?1 WHERE id = ?2 AND state = 'submitting'",
+    )
+    .bind(signed(batches.len()))
+    .bind(run.as_bytes().as_slice())
+    .execute(&mut *connection)
+    .await?;
+    if counted.rows_affected() != 1 {
+        return Err(LedgerError::NotSubmitting(run));
+    }
+    insert_batches(connection, run, State::Pending, batches).await
+}
+
+/// Makes a run exist; `None` when it is not being submitted.
+async fn accept(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    digest: &[u8; 32],
+) -> Result<Option<Run>, LedgerError> {
+    let accepted = sqlx::query(
+        "UPDATE runs SET state = 'running', digest = ? WHERE id = ? AND state = 'submitting' RETURNING *",
+    )
+    .bind(digest.as_slice())
+    .bind(run.as_bytes().as_slice())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = accepted else {
+        return Ok(None);
+    };
+    let accepted = Cells::runs(&row).run()?;
+    sqlx::query(
+        "INSERT INTO pipelines (name, pending) VALUES (?, ?) ON CONFLICT (name) \
+         DO UPDATE SET pending = pending + excluded.pending",
+    )
+    .bind(accepted.pipeline.as_str())
+    .bind(signed(accepted.batches.pending))
+    .execute(connection)
+    .await?;
+    Ok(Some(accepted))
+}
+
 impl SqliteLedger {
+    /// The run whose id or idempotency key this one has.
+    async fn known(
+        &self,
+        mut transaction: Transaction<'static, Sqlite>,
+        run: &NewRun,
+    ) -> Result<KnownRun, LedgerError> {
+        // A run that is still being submitted has no digest yet, and is shown as running.
+        let row = sqlx::query(
+            "SELECT *, iif(state = 'submitting', 'running', state) AS state FROM runs \
+             WHERE id = ? OR idempotency_key = ?",
+        )
+        .bind(run.id.as_bytes().as_slice())
+        .bind(&run.idempotency_key)
+        .fetch_one(&mut *transaction)
+        .await?;
+        drop(transaction);
+        let known = Cells::runs(&row).run()?;
+        Ok(KnownRun {
+            run: Box::new(self.with_statistics(known).await?),
+            digest: Cells::runs(&row).bytes("digest")?.unwrap_or_default(),
+        })
+    }
+
     /// The run, if it was accepted with these lines.
     async fn accepted_before(&self, run: RunId, digest: &[u8; 32]) -> Result<Run, LedgerError> {
         let same = sqlx::query("SELECT 1 FROM runs WHERE id = ? AND digest = ?")

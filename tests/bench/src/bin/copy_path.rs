@@ -67,7 +67,14 @@ async fn main() -> Result<()> {
         measured.push((tidegate, reference));
     }
     let reference = "bare binary COPY of the same rows, one connection";
-    Figure::new("copy_path", "rows/s", reference, "0.8 of it", &measured).print();
+    Figure::new(
+        "copy_path",
+        "rows/s",
+        reference,
+        Some("0.8 of it"),
+        &measured,
+    )
+    .print();
     Ok(())
 }
 

@@ -63,7 +63,14 @@ async fn main() -> Result<()> {
         measured.push((tidegate, reference));
     }
     let reference = "the same program reading a file";
-    Figure::new("exec_lines", "batches/s", reference, "0.5 of it", &measured).print();
+    Figure::new(
+        "exec_lines",
+        "batches/s",
+        reference,
+        Some("0.5 of it"),
+        &measured,
+    )
+    .print();
     Ok(())
 }
 

@@ -63,9 +63,9 @@ async fn main() -> Result<()> {
     }
     let reference = "bare lapin consumer, ack every 100";
     let aim = "at most 2.5 of it";
-    Figure::new("worker_cpu", "µs/batch", reference, aim, &costs).print();
+    Figure::new("worker_cpu", "µs/batch", reference, Some(aim), &costs).print();
     let (reference, aim) = ("what it may be", "at most 1 of it");
-    Figure::new("worker_idle_memory", "MiB", reference, aim, &idle).print();
+    Figure::new("worker_idle_memory", "MiB", reference, Some(aim), &idle).print();
     Ok(())
 }
 
