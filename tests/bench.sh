@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures. Prints one JSON line a figure to stdout, everything else to stderr.
 # usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use exec_lines copy_path     (default: all)
+# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use exec_lines io_bound worker_cpu     (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -46,6 +47,19 @@ copy_path() {
 }
 
 figures="end_to_end slice_path limit_use exec_lines copy_path"
+io_bound() {
+  ensure rabbitmq
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin io_bound
+}
+
+worker_cpu() {
+  ensure rabbitmq
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin worker_cpu
+}
+
+figures="end_to_end slice_path limit_use exec_lines io_bound worker_cpu"
 # Names without spaces.
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $figures

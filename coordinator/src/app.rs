@@ -21,6 +21,7 @@ use crate::ask::AskStage;
 use crate::claims::Suspects;
 use crate::consuming::keep_consuming;
 use crate::dead::DeadStage;
+use crate::definitions::PasswordError;
 use crate::depths::DepthsStage;
 use crate::dispatch::DispatchStage;
 use crate::doctor::Doctor;
@@ -69,6 +70,25 @@ pub enum StartError {
     /// Webhooks are allowed, but HTTP cannot be spoken.
     #[error(transparent)]
     Webhooks(#[from] ClientError),
+    /// A password for the broker's definitions is missing.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The broker's definitions cannot be written.
+    #[error("cannot write to {}: {problem}", path.display())]
+    Output {
+        /// Where to.
+        path: PathBuf,
+        /// The system's words.
+        problem: std::io::Error,
+    },
+    /// The coordinator that was asked is not ready.
+    #[error("the coordinator at {address} is not ready: {problem}")]
+    NotReady {
+        /// Where it was asked.
+        address: std::net::SocketAddr,
+        /// Its status, or why there is none.
+        problem: String,
+    },
     /// Metrics or signals cannot be set up.
     #[error("start: {0}")]
     Process(#[from] anyhow::Error),
@@ -84,11 +104,12 @@ impl StartError {
             | Self::Ledger(_)
             | Self::Listen { .. }
             | Self::Webhooks(_)
+            | Self::Password(_)
             // A topology that somebody else owns, and that is not there.
             | Self::Broker(BrokerError::Missing { .. }) => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
-            Self::Process(_) => exit::FAILED,
+            Self::Output { .. } | Self::NotReady { .. } | Self::Process(_) => exit::FAILED,
         }
     }
 }

@@ -7,7 +7,8 @@
 //! services may be called, [`claims`] who may run a batch again, [`reconcile`] finds what nobody has,
 //! [`depths`] and [`levels`] see what piles up. [`schedules`] submit runs by the clock, [`webhooks`] tell who
 //! waits for them. [`operations`] is what people do to runs, [`doctor`] what they ask when something is wrong;
-//! [`api`] is for them and for programs, [`app`] wires it all.
+//! [`api`] is for them and for programs, [`app`] wires it all. [`provision`] prepares a broker, by hand or with
+//! [`definitions`]; [`probe`] asks a running coordinator how it is.
 
 pub mod api;
 pub mod app;
@@ -15,6 +16,7 @@ pub mod ask;
 pub mod claims;
 pub mod consuming;
 pub mod dead;
+pub mod definitions;
 pub mod depths;
 pub mod dispatch;
 pub mod doctor;
@@ -26,6 +28,8 @@ pub mod metrics;
 pub mod notice;
 pub mod operations;
 pub mod presence;
+pub mod probe;
+pub mod provision;
 pub mod quarantine;
 pub mod reconcile;
 pub mod run;

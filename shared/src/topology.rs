@@ -5,7 +5,9 @@
 //! on RabbitMQ 4 and "drop at the first requeue" on 3.10. Queue arguments cannot be changed later, so
 //! none of them depends on configuration.
 
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 
 use crate::name::{Lane, PipelineName};
 
@@ -59,7 +61,7 @@ pub struct Exchange {
 }
 
 /// A durable quorum queue and where its messages come from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
     /// Its name.
     pub name: String,
@@ -68,7 +70,20 @@ pub struct Queue {
     /// The binding's routing key.
     pub routing_key: String,
     /// `x-…` arguments.
-    pub arguments: FieldTable,
+    pub arguments: Arguments,
+}
+
+/// Arguments by name.
+pub type Arguments = BTreeMap<&'static str, Argument>;
+
+/// The value of a queue's argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// A word.
+    Text(&'static str),
+    /// A limit.
+    Number(i64),
 }
 
 /// The exchanges.
@@ -149,13 +164,12 @@ fn work_queue_spec(pipeline: &PipelineName, lane: Lane) -> Queue {
     let mut arguments = quorum(WORK_DELIVERY_LIMIT);
     // At-least-once dead-lettering works only together with reject-publish; otherwise RabbitMQ
     // silently falls back to at-most-once.
-    arguments.insert("x-dead-letter-exchange".into(), text(DEAD));
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
-    arguments.insert(
-        "x-max-length".into(),
-        AMQPValue::LongLongInt(WORK_MAX_LENGTH),
-    );
+    arguments.extend([
+        ("x-dead-letter-exchange", Argument::Text(DEAD)),
+        ("x-dead-letter-strategy", Argument::Text("at-least-once")),
+        ("x-overflow", Argument::Text("reject-publish")),
+        ("x-max-length", Argument::Number(WORK_MAX_LENGTH)),
+    ]);
     Queue {
         name: work_queue(pipeline, lane),
         bound_to: WORK,
@@ -173,18 +187,11 @@ fn record_queue(name: &str, exchange: &'static str, routing_key: String) -> Queu
     }
 }
 
-fn quorum(delivery_limit: i64) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert(
-        "x-delivery-limit".into(),
-        AMQPValue::LongLongInt(delivery_limit),
-    );
-    arguments
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(value))
+fn quorum(delivery_limit: i64) -> Arguments {
+    Arguments::from([
+        ("x-queue-type", Argument::Text("quorum")),
+        ("x-delivery-limit", Argument::Number(delivery_limit)),
+    ])
 }
 
 #[cfg(test)]
@@ -208,15 +215,15 @@ mod tests {
             ]
         );
         for queue in &queues {
-            let arguments = queue.arguments.inner();
+            let argument = |name| queue.arguments.get(name).copied();
             assert_eq!(
-                arguments.get("x-queue-type"),
-                Some(&text("quorum")),
+                argument("x-queue-type"),
+                Some(Argument::Text("quorum")),
                 "{}",
                 queue.name
             );
-            match arguments.get("x-delivery-limit") {
-                Some(AMQPValue::LongLongInt(limit)) => assert!(*limit > 0, "{}", queue.name),
+            match argument("x-delivery-limit") {
+                Some(Argument::Number(limit)) => assert!(limit > 0, "{}", queue.name),
                 other => panic!("{}: {other:?}", queue.name),
             }
         }

@@ -159,6 +159,15 @@ impl Commit {
     }
 }
 
+/// The outcome of a handler whose rows are not stored.
+#[must_use]
+pub fn unstored(ended: Result<Output, HandlerError>) -> Outcome {
+    match ended {
+        Ok(output) => count_only(output),
+        Err(error) => verdict(error),
+    }
+}
+
 /// A pipeline without a sink: rows are counted and dropped.
 fn count_only(output: Output) -> Outcome {
     let Output {

@@ -42,3 +42,4 @@ pub mod threads;
 pub use async_trait::async_trait;
 pub use handler::{BatchContext, Handler, HandlerError, Output};
 pub use program::Worker;
+pub use shared::name::{Key, LimitName};

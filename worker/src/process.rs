@@ -150,11 +150,7 @@ mod tests {
     }
 
     async fn run(payload: &str, stop: &CancellationToken) -> Processed {
-        let served = Served {
-            handler: Arc::new(Scripted),
-            deadline: Duration::from_secs(30),
-            sink: false.into(),
-        };
+        let served = Served::unstored(Arc::new(Scripted), Duration::from_secs(30));
         let batch = Batch {
             id: BatchId::generate(),
             run: RunId::generate(),

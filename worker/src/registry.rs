@@ -48,6 +48,18 @@ pub struct Served {
     pub sink: SinkChoice,
 }
 
+impl Served {
+    /// Results are counted alone.
+    #[must_use]
+    pub fn unstored(handler: Arc<dyn AnyHandler>, deadline: Duration) -> Self {
+        Self {
+            handler,
+            deadline,
+            sink: false.into(),
+        }
+    }
+}
+
 /// The pipelines of this worker.
 #[derive(Clone, Default)]
 pub struct Registry {

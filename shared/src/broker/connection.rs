@@ -35,7 +35,7 @@ impl Connector {
     #[must_use]
     pub fn new(config: &BrokerConfig, instance: &Instance) -> Self {
         Self {
-            url: config.url_with_heartbeat(),
+            url: config.client_url(),
             address: config.address(),
             instance: instance.clone(),
             answer_timeout: config.answer_timeout.get(),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection, ExchangeKind};
 use tokio::time::timeout;
 
 use super::BrokerError;
-use crate::topology::{Exchange, Queue, Routing};
+use crate::topology::{Argument, Arguments, Exchange, Queue, Routing};
 
 /// Declares what is missing. What exists with the same arguments stays as it is.
 pub async fn declare(
@@ -142,7 +142,7 @@ impl Declarer {
             let declaring = self.channel.queue_declare(
                 queue.name.as_str().into(),
                 options,
-                queue.arguments.clone(),
+                table(&queue.arguments),
             );
             self.answered(&format!("queue {}", queue.name), declaring)
                 .await?;
@@ -160,4 +160,16 @@ impl Declarer {
             .map_err(|_| BrokerError::Timeout("declaring the topology"))?
             .map_err(|error| BrokerError::about(object, &error))
     }
+}
+
+fn table(arguments: &Arguments) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let value = match *value {
+            Argument::Text(text) => AMQPValue::LongString(LongString::from(text)),
+            Argument::Number(number) => AMQPValue::LongLongInt(number),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
 }

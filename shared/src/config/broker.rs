@@ -11,7 +11,8 @@ use super::{ConfigError, Span};
 #[serde(deny_unknown_fields, default)]
 pub struct BrokerConfig {
     /// `amqp://user:password@host:5672/vhost` (`%2f` is the vhost `/`), or `amqps://`.
-    /// Default `amqp://guest:guest@127.0.0.1:5672/%2f`.
+    /// Default `amqp://guest:guest@127.0.0.1:5672/%2f`. `?frame_max=` says how many bytes go in one AMQP frame
+    /// (default 16384); a connection's buffers are 64 of them.
     pub url: SecretString,
     /// Who declares exchanges and queues: the coordinator, or somebody else before it starts.
     pub topology: TopologyMode,
@@ -57,12 +58,16 @@ impl Default for BrokerConfig {
 impl BrokerConfig {
     const MAX_HEARTBEAT: Span = Span::seconds(60);
 
-    /// The URL with our heartbeat, for the AMQP client.
+    /// Most bytes of a frame: lapin keeps 64 of them as buffers for each connection, which with RabbitMQ's own
+    /// 128 KiB are 8 MiB. What is larger goes in several frames.
+    const FRAME_MAX: u32 = 16 * 1024;
+
+    /// The URL for the AMQP client: with our heartbeat, and with our frame size unless it names one.
     ///
     /// # Panics
     /// Never: the URL was parsed when the config was loaded.
     #[must_use]
-    pub fn url_with_heartbeat(&self) -> SecretString {
+    pub fn client_url(&self) -> SecretString {
         let mut url =
             Url::parse(self.url.expose_secret()).expect("checked when the config was loaded");
         let kept: Vec<(String, String)> = url
@@ -70,10 +75,16 @@ impl BrokerConfig {
             .filter(|(key, _)| key != "heartbeat")
             .map(|(k, v)| (k.into(), v.into()))
             .collect();
-        url.query_pairs_mut()
+        let names_frame_size = kept.iter().any(|(key, _)| key == "frame_max");
+        let mut query = url.query_pairs_mut();
+        query
             .clear()
             .extend_pairs(kept)
             .append_pair("heartbeat", &self.heartbeat.get().as_secs().to_string());
+        if !names_frame_size {
+            query.append_pair("frame_max", &Self::FRAME_MAX.to_string());
+        }
+        drop(query);
         SecretString::from(String::from(url))
     }
 

@@ -281,4 +281,6 @@ impl Config {
 }
 
 #[cfg(test)]
+mod deployed;
+#[cfg(test)]
 mod tests;

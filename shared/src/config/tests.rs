@@ -187,14 +187,19 @@ fn secrets_do_not_print() {
 }
 
 #[test]
-fn the_heartbeat_is_ours() {
+fn the_heartbeat_is_ours_and_the_frame_size_unless_one_is_named() {
     use secrecy::ExposeSecret;
-    let config = read("[broker]\nurl = \"amqp://u:p@h:1/v?heartbeat=0&frame_max=8192\"").unwrap();
-    let url = config.broker.url_with_heartbeat();
-    assert_eq!(
-        url.expose_secret(),
-        "amqp://u:p@h:1/v?frame_max=8192&heartbeat=10"
-    );
+    for (query, expected) in [
+        ("heartbeat=0&frame_max=8192", "frame_max=8192&heartbeat=10"),
+        (
+            "channel_max=9",
+            "channel_max=9&heartbeat=10&frame_max=16384",
+        ),
+    ] {
+        let config = read(&format!("[broker]\nurl = \"amqp://u:p@h:1/v?{query}\"")).unwrap();
+        let url = config.broker.client_url();
+        assert_eq!(url.expose_secret(), format!("amqp://u:p@h:1/v?{expected}"));
+    }
 }
 
 // The closure's error type is figment's.

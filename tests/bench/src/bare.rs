@@ -119,3 +119,31 @@ fn quorum() -> FieldTable {
     );
     arguments
 }
+
+/// Fills the queue with so many messages, which [`consume_all`] takes.
+pub async fn fill(url: &str, messages: usize) -> Result<()> {
+    let publisher = Connection::connect(url, ConnectionProperties::default()).await?;
+    let publishing = publisher.create_channel().await?;
+    publishing
+        .queue_declare(QUEUE.into(), durable(), quorum())
+        .await?;
+    publishing
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let bodies: Vec<Vec<u8>> = (0..messages)
+        .map(|number| payload(number).to_string().into_bytes())
+        .collect();
+    publish(&publishing, &bodies).await?;
+    Ok(publisher.close(200, "done".into()).await?)
+}
+
+/// Consumes so many messages, and keeps its connection, which costs next to nothing.
+pub async fn consume_all(url: &str, messages: usize) -> Result<Connection> {
+    let consumer = Connection::connect(url, ConnectionProperties::default()).await?;
+    let consuming = consumer.create_channel().await?;
+    consuming
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
+    consume(consuming, messages).await?;
+    Ok(consumer)
+}

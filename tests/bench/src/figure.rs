@@ -92,6 +92,15 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
         .expect("something was measured")
 }
 
+/// Of memory.
+#[must_use]
+pub fn mebibytes(bytes: u64) -> f64 {
+    // Memory is far below 2^52 bytes.
+    #[allow(clippy::cast_precision_loss)]
+    let bytes = bytes as f64;
+    bytes / f64::from(1 << 20)
+}
+
 fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

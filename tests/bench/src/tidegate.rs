@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use harness::api::line;
+use harness::processes::Memory;
 use harness::rabbitmq::RabbitMq;
 use harness::stack::Stack;
 
@@ -80,6 +81,31 @@ pub async fn round(broker: &RabbitMq, batches: usize) -> Result<Round> {
         worker: stack.worker("worker").cpu_time()?,
         busy,
     })
+}
+
+/// What a worker costs.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerCost {
+    /// Its memory before the first batch.
+    pub idle: Memory,
+    /// Its processor time, without that of its start.
+    pub cpu: Duration,
+}
+
+/// What so many batches that do nothing cost their worker.
+pub async fn worker_cost(broker: &RabbitMq, batches: usize) -> Result<WorkerCost> {
+    let mut stack = start(broker).await?;
+    stack.start_worker("worker").await?;
+    let worker = stack.worker("worker");
+    let (idle, before) = (worker.memory()?, worker.cpu_time()?);
+    let run = stack.api.submit(PIPELINE, lines(batches)).await?;
+    let ended = stack.api.wait_until_ended(run.run, LIMIT).await?;
+    ensure!(
+        ended.batches.completed == batches as u64,
+        "not all completed: {ended:?}"
+    );
+    let cpu = stack.worker("worker").cpu_time()?.saturating_sub(before);
+    Ok(WorkerCost { idle, cpu })
 }
 
 impl Round {

@@ -17,21 +17,32 @@ const TAIL: usize = 40;
 /// Environment of a Tidegate program: `TIDEGATE_…` and whatever else a test wants.
 pub type Environment = BTreeMap<String, String>;
 
-/// The program built by this workspace, in the profile of the test that asks.
+/// Names the folder of Tidegate's programs, for tests of other workspaces.
+const PROGRAMS_VARIABLE: &str = "TIDEGATE_PROGRAMS";
+
+/// The program built by this workspace, in the profile of the test that asks; or that of an absolute path.
 pub fn program(name: &str) -> Result<PathBuf> {
+    let path = programs()?.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is not built: run ./tests/run.sh, or cargo build --workspace with this profile; in another workspace, \
+             name the folder of Tidegate's programs in {PROGRAMS_VARIABLE}",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+fn programs() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
+        return Ok(folder.into());
+    }
     let mut folder = std::env::current_exe()?;
     folder.pop();
     if folder.ends_with("deps") {
         folder.pop();
     }
-    let path = folder.join(name);
-    if !path.is_file() {
-        bail!(
-            "{} is not built: run ./tests/run.sh, or cargo build --workspace with this profile",
-            path.display()
-        );
-    }
-    Ok(path)
+    Ok(folder)
 }
 
 /// A command for a program of this workspace that sees no configuration but `environment`.

@@ -129,9 +129,14 @@ impl<'a> Stack<'a> {
 
     /// Starts a worker and waits until the coordinator knows it.
     pub async fn start_worker(&mut self, name: &str) -> Result<()> {
+        self.start_worker_of("worker", name).await
+    }
+
+    /// The same with another program: one that has handlers of its own.
+    pub async fn start_worker_of(&mut self, program: &str, name: &str) -> Result<()> {
         // Workers that were killed are known for a while longer, so counting would not do.
         let before = self.known_workers().await?;
-        self.spawn_worker(name)?;
+        self.spawn_worker_of(program, name)?;
         wait::until("the worker to be known", START_LIMIT, async || {
             self.worker(name).ensure_running()?;
             let known = self.known_workers().await?;

@@ -16,6 +16,8 @@ use crate::BLOCKING;
 /// Threads of the worker's handlers: all of them are blocked.
 const THREADS: usize = 2;
 const SOON: Duration = Duration::from_secs(30);
+/// Longer than a drain may take: one that wakes up may find its connections gone while it says goodbye.
+const DRAINED: Duration = Duration::from_mins(1);
 
 /// An installation with one `blocking-worker`. `settings` are added to the pipeline's section.
 pub async fn start<'a>(
@@ -90,7 +92,7 @@ pub async fn freeze(broker: &RabbitMq, frozen: Duration, heartbeat: Duration) ->
     let ended = stack.api.wait_until_ended(run.run, SOON).await?;
     // What the woken one still has is settled, too, before the effects are counted.
     for name in ["a", "b"] {
-        stack.worker(name).terminate(SOON)?;
+        stack.worker(name).terminate(DRAINED)?;
     }
     once(&stack, &ended, spans.len()).await
 }

@@ -82,8 +82,8 @@ async fn measure(broker: &RabbitMq, arguments: &Arguments) -> Result<(f64, f64)>
     let mut stack = Stack::new(broker, &config)?;
     stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
     stack.set("TIDEGATE_LOG", "warn");
-    // One works, one waits for it, so that it never waits for us.
-    stack.set("TIDEGATE_WORKER__SLOTS", (processes + 1).to_string());
+    // Enough that processes wait neither for batches nor for what is being stored.
+    stack.set("TIDEGATE_WORKER__SLOTS", (processes + 15).to_string());
     let folder = stack.scratch().path().to_owned();
     std::fs::write(folder.join("tidegate_lines.py"), HELPER)?;
     std::fs::write(folder.join("work.py"), WORK)?;

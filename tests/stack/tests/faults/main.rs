@@ -8,3 +8,4 @@ mod blocking;
 mod bounded;
 mod large;
 mod outages;
+mod rolling;

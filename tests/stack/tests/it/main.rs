@@ -4,6 +4,7 @@
 // A test's failures are panics with a backtrace.
 #![allow(clippy::unwrap_used)]
 
+mod accounts;
 mod ask;
 mod backlog;
 mod bad_input;

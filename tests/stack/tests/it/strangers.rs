@@ -14,7 +14,7 @@ const NOOP: &str = "[pipelines.noop]\nhandler = \"noop\"\n";
 const SOON: Duration = Duration::from_secs(30);
 
 /// Publishes to the pipeline's first lane, as a program could that has got hold of the broker.
-async fn publish(vhost: &Vhost<'_>, messages: &[(BasicProperties, Vec<u8>)]) {
+pub(crate) async fn publish(vhost: &Vhost<'_>, messages: &[(BasicProperties, Vec<u8>)]) {
     let connection = Connection::connect(&vhost.url(), ConnectionProperties::default())
         .await
         .unwrap();

@@ -1,0 +1,46 @@
+//! `coordinator health`: asks the coordinator beside it whether it is ready. For container engines, whose images
+//! have no other program that could.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use shared::config::Config;
+
+use crate::app::StartError;
+
+/// Longest wait for connecting, and for the answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// Whether the coordinator that has this configuration is ready.
+pub fn ready(config_file: Option<&Path>) -> Result<(), StartError> {
+    let address = reachable(Config::load(config_file)?.api.listen);
+    let not_ready = |problem: String| StartError::NotReady { address, problem };
+    match status_line(address) {
+        Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(line) => Err(not_ready(line)),
+        Err(error) => Err(not_ready(error.to_string())),
+    }
+}
+
+fn status_line(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Who listens on all addresses can be reached at loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
