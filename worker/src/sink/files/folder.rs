@@ -257,7 +257,7 @@ mod tests {
         let held = folder.stage(held).unwrap();
         folder.stage(old.clone()).unwrap().leave();
         folder.stage("young".to_owned()).unwrap().leave();
-        let long_ago = SystemTime::now() - 2 * LEFT_BEHIND;
+        let long_ago = SystemTime::now().checked_sub(2 * LEFT_BEHIND).unwrap();
         held.file.set_modified(long_ago).unwrap();
         let file = File::options()
             .write(true)
