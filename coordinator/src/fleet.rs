@@ -53,6 +53,9 @@ pub struct Worker {
     /// How many lanes it believes there are: other than the coordinator's, it consumes the wrong queues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lanes: Option<u16>,
+    /// Its resident memory in bytes, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// How far its clock is ahead of the coordinator's, in milliseconds; the message's way counts as behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_ms: Option<i64>,
@@ -178,6 +181,7 @@ impl Fleet {
                 draining: presence.draining,
                 seen_ms_ago: milliseconds(now.duration_since(seen.at)),
                 lanes: (presence.lanes > 0).then_some(presence.lanes),
+                memory_bytes: (presence.memory_bytes > 0).then_some(presence.memory_bytes),
                 clock_skew_ms: seen.skew_ms,
             }
         };
@@ -210,6 +214,7 @@ mod tests {
             leaving: false,
             returned: vec![],
             lanes: 2,
+            memory_bytes: 0,
             clock_ms: 0,
         }
     }

@@ -4,6 +4,9 @@
 the batch's rows, and may count (`batch["statistics"]["seen"] = 7`) and ask for follow-ups
 (`batch["follow_ups"].append({"pipeline": "index", "key": "k", "payload": ...})`).
 
+`batch["save_cursor"](cursor)` says how far it has come: if it cannot finish, the next attempt gets `batch["cursor"]`.
+Rows that were yielded before are not kept; keep them in the cursor or in a place of your own.
+
 It raises Reject if the batch would fail again, Throttled if a service said "not now". Any other exception is
 tried again. What is printed goes to stderr, whose end is shown with the error.
 """
@@ -33,10 +36,14 @@ def serve(handle):
     def say(**word):
         answers.write(json.dumps(word, allow_nan=False).encode() + b"\n")
 
+    def save_cursor(cursor):
+        say(cursor=cursor)
+        answers.flush()
+
     say(ready=1)
     answers.flush()
     for line in sys.stdin.buffer:
-        batch = json.loads(line) | {"statistics": {}, "follow_ups": []}
+        batch = json.loads(line) | {"statistics": {}, "follow_ups": [], "save_cursor": save_cursor}
         me = {"batch": batch["batch"]}
         try:
             rows = 0

@@ -67,6 +67,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Which one it is, in one closed word, for counting.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Completed(_) => "completed",
+            Self::Retry { .. } => "retry",
+            Self::Throttled { .. } => "throttled",
+            Self::Failed { .. } => "failed",
+            Self::Released { .. } => "released",
+        }
+    }
+
     /// Bytes of its follow-ups: the only part of an outcome that can be large.
     #[must_use]
     pub fn follow_up_bytes(&self) -> usize {

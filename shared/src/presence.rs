@@ -42,6 +42,9 @@ pub struct Presence {
     /// How many lanes it believes there are; 0 when it does not say.
     #[serde(default)]
     pub lanes: u16,
+    /// Its resident memory in bytes; 0 when it does not say.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Its clock, in milliseconds since 1970; 0 when it does not say.
     #[serde(default)]
     pub clock_ms: u64,
@@ -55,7 +58,10 @@ mod tests {
     fn an_older_worker_is_understood() {
         let older = r#"{"worker":"w","version":"0.1.0","pipelines":["a"],"slots":4,"holding":[],"draining":false}"#;
         let presence: Presence = serde_json::from_str(older).unwrap();
-        assert_eq!((presence.lanes, presence.clock_ms), (0, 0));
+        assert_eq!(
+            (presence.lanes, presence.clock_ms, presence.memory_bytes),
+            (0, 0, 0)
+        );
         assert!(presence.returned.is_empty() && !presence.leaving);
     }
 }

@@ -28,6 +28,7 @@ use sqlx::postgres::PgPoolCopyExt;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use worker::cursor::Cursor;
 use worker::handler::{BatchContext, Handler, Rows};
 use worker::jobs::search_console::Job;
 use worker::jobs::search_console::slice_rows::Slice;
@@ -200,6 +201,7 @@ impl Bench {
             deadline,
             cancelled: CancellationToken::new(),
             permits: Unlimited::shared(),
+            saved: Cursor::default(),
         };
         match self.job.slice().handle(payload, &ctx).await.unwrap().rows {
             Rows::Slice(slice) => (id, slice),

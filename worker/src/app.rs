@@ -1,5 +1,6 @@
 //! The composition root: the one place that names concrete backends and handlers.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use shared::config::{Config, ConfigError, DatabaseUrl, HandlerKind};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::AskStage;
@@ -16,20 +17,27 @@ use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::consume::ConsumeStage;
 use crate::control::{Cancelled, ControlListener};
+use crate::cursor::Cursors;
 use crate::handlers::exec::Exec;
 use crate::handlers::http::Http;
 use crate::handlers::noop::Noop;
+use crate::health::{HealthStage, Readiness};
+use crate::held::Tally;
 use crate::holding::Holding;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::jobs::search_console::{Job, JobError};
 use crate::own::{OwnHandlers, OwnHandlersError};
+use crate::pace::Pace;
 use crate::permits::CoordinatorPermits;
 use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
+use crate::reload::ReloadStage;
 use crate::report::Reporter;
 use crate::sink::postgres::PostgresSink;
 use crate::sink::sqlite::SqliteSink;
 use crate::sink::{Sink, SinkError};
+use crate::slots::Slots;
+use crate::threads::HandlerThreads;
 
 /// Why the worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +59,18 @@ pub enum StartError {
         /// Why not.
         problem: SinkError,
     },
+    /// The address for probes and metrics cannot be had.
+    #[error("worker.listen: cannot listen on {address}: {problem}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why not.
+        problem: std::io::Error,
+    },
     /// The broker refuses us or cannot be reached.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// Metrics or signals cannot be set up.
+    /// Metrics, threads or signals cannot be set up.
     #[error("start: {0}")]
     Process(#[from] anyhow::Error),
 }
@@ -68,9 +84,11 @@ impl StartError {
                 problem: SinkError::Unavailable(_),
                 ..
             } => exit::UNAVAILABLE,
-            Self::Config(_) | Self::OwnHandlers(_) | Self::SearchConsole(_) | Self::Sink { .. } => {
-                exit::CONFIG
-            }
+            Self::Config(_)
+            | Self::OwnHandlers(_)
+            | Self::SearchConsole(_)
+            | Self::Sink { .. }
+            | Self::Listen { .. } => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
             Self::Process(_) => exit::FAILED,
@@ -79,11 +97,20 @@ impl StartError {
 }
 
 /// Starts everything, runs until a signal, and gives the exit code.
+#[expect(clippy::too_many_lines, reason = "one list of what there is, in order")]
 pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
     own.check(&config.pipelines)?;
     let metrics = telemetry::init_metrics()?;
-    let (sink, store) = open_sink(&config).await?;
+    crate::metrics::describe();
+    let address = config.worker.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|problem| StartError::Listen { address, problem })?;
+    let (sink, store, cursors) = open_sink(&config).await?;
+    if let Err(error) = cursors.forget_old_cursors().await {
+        tracing::warn!(%error, "cannot remove old cursors");
+    }
     let registry = registry(&config, store, &own)?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
@@ -91,32 +118,45 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     let connection = connector.connect_at_start("start").await?;
     connector.goodbye(connection).await;
 
+    let threads = HandlerThreads::start(config.worker.threads()).map_err(anyhow::Error::from)?;
     let lifecycle = Lifecycle::new();
     let publishing = connector.publishing_pool();
     let holding = Holding::default();
+    let readiness = Readiness::default();
     let leaving = CancellationToken::new();
+    let pace = Pace::new(config.worker.look_ahead_bounds());
+    let slots = Slots::new(config.worker.slots, pace.clone());
     let (reports, reporter) = Reporter::new(publishing.clone(), worker.clone(), config.lanes);
     let presence = PresenceStage {
         worker: worker.clone(),
         pipelines: registry.names().cloned().collect(),
-        slots: config.worker.slots,
+        slots: slots.clone(),
         lanes: config.lanes,
         holding: holding.clone(),
         publishing: publishing.clone(),
         draining: lifecycle.draining(),
         leaving: leaving.clone(),
     };
+    let health = HealthStage {
+        listener,
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        leaving: leaving.clone(),
+    };
     tracing::info!(
         %worker,
+        health = %format!("http://{}", health.listener.local_addr().unwrap_or(address)),
         broker = %connector.address(),
         sink = %config.sink_url().address(),
         pipelines = %registry.names().map(ToString::to_string).collect::<Vec<_>>().join(","),
         slots = config.worker.slots,
+        threads = config.worker.threads(),
         "worker starts"
     );
-    let queues = registry.names().count() * usize::from(config.lanes);
     let (handlers, stopping) = (registry.clone(), lifecycle.stopping());
-    let (asker, ask) = AskStage::new(connector.clone(), lifecycle.stopping());
+    // An abandoned handler could ask for ever.
+    let asking = lifecycle.stopping().child_token();
+    let (asker, ask) = AskStage::new(connector.clone(), asking.clone());
     let consume = ConsumeStage {
         permits: Arc::new(CoordinatorPermits {
             asker: asker.clone(),
@@ -135,10 +175,14 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         publishing,
         registry,
         lanes: config.lanes,
-        prefetch: config.worker.prefetch(config.lanes, queues),
-        slots: Arc::new(Semaphore::new(config.worker.slots as usize)),
-        all_slots: config.worker.slots,
+        consumer_timeout: config.broker.consumer_timeout.get(),
+        pace: pace.clone(),
+        slots: slots.clone(),
+        threads: threads.clone(),
         holding,
+        tally: Tally::default(),
+        readiness,
+        cursors,
         commit: Commit {
             sink,
             reports,
@@ -147,16 +191,31 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         draining: lifecycle.draining(),
         stopping: lifecycle.stopping(),
     };
+    let reload = ReloadStage::new(
+        config_file,
+        config.clone(),
+        slots,
+        pace,
+        lifecycle.draining(),
+    );
+    lifecycle.spawn("reload", reload.map_err(anyhow::Error::from)?.run());
+    lifecycle.spawn("health", health.run());
     lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());
     lifecycle.spawn("ask", ask.run());
+    let watched = threads
+        .clone()
+        .watch(config.worker.max_abandoned, lifecycle.draining());
+    lifecycle.spawn("handlers", watched);
     lifecycle.spawn("consume", async move {
         let consumed = consume.run().await;
+        let mut closing = threads.run(async move { handlers.close().await });
         tokio::select! {
-            () = handlers.close() => {}
+            _ = closing.ended() => {}
             () = stopping.cancelled() => {}
         }
+        asking.cancel();
         leaving.cancel();
         consumed
     });
@@ -168,9 +227,14 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     Ok(code)
 }
 
-async fn open_sink(
-    config: &Config,
-) -> Result<(Arc<dyn Sink>, Arc<dyn SearchAnalyticsStore>), StartError> {
+/// One database, as what writes batches, the Search Console job and those who resume see it.
+type OpenSink = (
+    Arc<dyn Sink>,
+    Arc<dyn SearchAnalyticsStore>,
+    Arc<dyn Cursors>,
+);
+
+async fn open_sink(config: &Config) -> Result<OpenSink, StartError> {
     let url = config.sink_url();
     let failed = |problem| StartError::Sink {
         address: url.address(),
@@ -179,11 +243,11 @@ async fn open_sink(
     Ok(match &url {
         DatabaseUrl::Sqlite(path) => {
             let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
-            (sink.clone(), sink)
+            (sink.clone(), sink.clone(), sink)
         }
         DatabaseUrl::Postgres(url) => {
             let sink = Arc::new(PostgresSink::connect(url).await.map_err(failed)?);
-            (sink.clone(), sink)
+            (sink.clone(), sink.clone(), sink)
         }
     })
 }

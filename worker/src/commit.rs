@@ -10,13 +10,13 @@ use shared::id::BatchId;
 use shared::name::Instance;
 use shared::outcome::{Completed, FollowUp, MAX_FOLLOW_UP_BYTES, Outcome, Report, printable_error};
 use shared::payload;
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use crate::handler::{HandlerError, Output, Rows};
 use crate::held::Held;
 use crate::report::Reports;
 use crate::sink::{Marker, Sink, SinkError};
+use crate::slots::Slot;
 
 /// How long a finished batch waits for a sink that is away before it is given back. Long enough for a
 /// database to restart, short enough that the broker's consumer timeout is far.
@@ -58,7 +58,7 @@ impl Commit {
         work: Work,
         ended: Result<Output, HandlerError>,
         has_sink: bool,
-        slot: Option<SemaphorePermit<'_>>,
+        slot: Option<Slot<'_>>,
     ) -> Result<(), SinkAway> {
         let outcome = match ended {
             Ok(output) if has_sink => match self.store(&work.batch, output).await {
@@ -93,7 +93,11 @@ impl Commit {
             took,
             outcome,
         };
+        let outcome = report.outcome.word();
+        let pipeline = report.pipeline.to_string();
         if self.reports.confirmed(&batch.key, report).await {
+            metrics::counter!("tidegate_outcomes_total", "pipeline" => pipeline, "outcome" => outcome)
+                .increment(1);
             shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }

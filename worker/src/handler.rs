@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use shared::ask::{About, Said, Want};
@@ -12,6 +13,7 @@ use shared::name::LimitName;
 use shared::outcome::{FollowUp, Statistics};
 use tokio_util::sync::CancellationToken;
 
+use crate::cursor::{Cursor, CursorError};
 use crate::jobs::search_console::slice_rows::Slice;
 use crate::permits::{NoPermit, Permit, Permits};
 
@@ -41,6 +43,8 @@ pub struct BatchContext {
     pub cancelled: CancellationToken,
     /// Gives leave for calls to limited services.
     pub permits: Arc<dyn Permits>,
+    /// How far an earlier attempt came.
+    pub saved: Cursor,
 }
 
 impl BatchContext {
@@ -74,6 +78,27 @@ impl BatchContext {
     /// Says that the service took a call: what lets an adaptive limit get faster.
     pub fn accepted(&self, limit: &LimitName, permit: Permit) {
         self.report(limit, permit, Said::Accepted);
+    }
+
+    /// How far an attempt came that could not finish, if one has [said so](Self::save_cursor). A cursor that does
+    /// not fit the type fails the batch, with the reason `bad_cursor`.
+    pub fn cursor<T: DeserializeOwned>(&self) -> Result<Option<T>, HandlerError> {
+        self.saved.read()
+    }
+
+    /// Says how far this attempt has come, at most [64 KiB of JSON](crate::cursor::MAX_CURSOR_BYTES). If it cannot
+    /// finish (its worker dies or drains, it has to be retried), the next one starts with this cursor. What this
+    /// one has found until now is not kept, only what it returns in the end: put that into the cursor, or into a
+    /// place of your own.
+    ///
+    /// Takes a write of the sink's database: once in seconds, not once a row.
+    pub async fn save_cursor(
+        &self,
+        cursor: &(impl Serialize + ?Sized + Sync),
+    ) -> Result<(), CursorError> {
+        self.saved
+            .save(self.batch.id, self.batch.attempt, cursor)
+            .await
     }
 
     fn report(&self, limit: &LimitName, permit: Permit, said: Said) {

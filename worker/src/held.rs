@@ -1,6 +1,9 @@
 //! A delivery in this worker's hands. It can be settled with the broker once, by value; acks of many are
 //! sent together by [`Acks`], which never covers one that is still being worked on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
 use shared::broker::{AckWindow, BrokerError, Settle};
 use shared::id::BatchId;
 use tokio::sync::mpsc;
@@ -16,6 +19,8 @@ pub struct Held {
     acks: mpsc::UnboundedSender<Event>,
     /// The batch that it delivers, once that is known.
     hold: Option<HoldGuard>,
+    _counted: Counted,
+    tally: Tally,
 }
 
 /// Which acks are due on one channel.
@@ -32,22 +37,62 @@ enum Event {
     Settled(u64),
 }
 
+/// How deliveries were settled, for the report at the end; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<Settled>);
+
+/// Counts of deliveries.
+#[derive(Debug, Default)]
+pub struct Settled {
+    finished: AtomicU64,
+    given_back: AtomicU64,
+}
+
+impl Tally {
+    /// Deliveries that were acked, and that were given back, so far.
+    #[must_use]
+    pub fn finished_and_given_back(&self) -> (u64, u64) {
+        let Settled {
+            finished,
+            given_back,
+        } = &*self.0;
+        (
+            finished.load(Ordering::Relaxed),
+            given_back.load(Ordering::Relaxed),
+        )
+    }
+}
+
 /// Makes [`Held`]s for one channel. Bounded by the channel's prefetch, like everything about deliveries.
 #[derive(Debug, Clone)]
 pub struct Hands {
     settle: Settle,
     acks: mpsc::UnboundedSender<Event>,
+    held: Arc<AtomicUsize>,
+    tally: Tally,
+}
+
+/// Counts one [`Held`] for as long as it lives.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Hands {
     /// For this channel; [`Acks::run`] has to run beside.
     #[must_use]
-    pub fn new(settle: Settle) -> (Self, Acks) {
+    pub fn new(settle: Settle, tally: Tally) -> (Self, Acks) {
         let (acks, events) = mpsc::unbounded_channel();
         (
             Self {
                 settle: settle.clone(),
                 acks,
+                held: Arc::default(),
+                tally,
             },
             Acks { settle, events },
         )
@@ -58,12 +103,21 @@ impl Hands {
     pub fn take(&self, tag: u64) -> Held {
         // The receiver is gone only when the channel is; then nothing can be acked anyway.
         let _ = self.acks.send(Event::Delivered(tag));
+        self.held.fetch_add(1, Ordering::Relaxed);
         Held {
             tag,
             settle: self.settle.clone(),
             acks: self.acks.clone(),
             hold: None,
+            _counted: Counted(self.held.clone()),
+            tally: self.tally.clone(),
         }
+    }
+
+    /// How many deliveries of this channel are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Stops new deliveries.
@@ -84,6 +138,7 @@ impl Held {
 
     /// Its outcome is safe with the broker: the delivery may go.
     pub fn ack(self) {
+        self.tally.0.finished.fetch_add(1, Ordering::Relaxed);
         let _ = self.acks.send(Event::Done(self.tag));
     }
 
@@ -92,6 +147,8 @@ impl Held {
         if let Some(hold) = &self.hold {
             hold.give_back(self.settle.is_open()).await;
         }
+        metrics::counter!("tidegate_given_back_total").increment(1);
+        self.tally.0.given_back.fetch_add(1, Ordering::Relaxed);
         let given = self.settle.nack(self.tag).await;
         self.settled(given);
     }

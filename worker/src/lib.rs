@@ -1,11 +1,11 @@
 //! Tidegate's worker.
 //!
-//! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler,
-//! [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
+//! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler on
+//! [`threads`] of its own, [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
 //! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
 //! results go; [`ask`] is the way to the coordinator, [`permits`] its leave for calls, [`claim`] what it says about
 //! batches that were delivered before, [`control`] what it says to all workers, [`presence`] what this one says
-//! about itself. [`app`] wires it all.
+//! about itself, [`health`] what it says to whoever watches over it. [`app`] wires it all.
 //!
 //! For a worker with handlers of your own, implement [`Handler`] and run a [`Worker`] that serves it.
 
@@ -15,20 +15,27 @@ pub mod claim;
 pub mod commit;
 pub mod consume;
 pub mod control;
+pub mod cursor;
 pub mod handler;
 pub mod handlers;
+pub mod health;
 pub mod held;
 pub mod holding;
 pub mod jobs;
+pub mod metrics;
 pub mod output;
 pub mod own;
+pub mod pace;
 pub mod permits;
 pub mod presence;
 pub mod process;
 pub mod program;
 pub mod registry;
+pub mod reload;
 pub mod report;
 pub mod sink;
+pub mod slots;
+pub mod threads;
 
 pub use async_trait::async_trait;
 pub use handler::{BatchContext, Handler, HandlerError, Output};

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use worker::Worker;
 
-#[tokio::main]
+/// This thread is the AMQP side's; handlers have their own.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     Worker::new().run().await
 }

@@ -9,6 +9,7 @@ use shared::topology::PRESENCE;
 use tokio_util::sync::CancellationToken;
 
 use crate::holding::Holding;
+use crate::slots::Slots;
 
 /// The voice of this worker.
 pub struct PresenceStage {
@@ -17,7 +18,7 @@ pub struct PresenceStage {
     /// What it serves.
     pub pipelines: Vec<PipelineName>,
     /// How many batches it runs at once.
-    pub slots: u32,
+    pub slots: Slots,
     /// How many lanes there are.
     pub lanes: u16,
     /// What it holds, and gives back.
@@ -66,12 +67,13 @@ impl PresenceStage {
             worker: self.worker.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pipelines: self.pipelines.clone(),
-            slots: self.slots,
+            slots: self.slots.count(),
             holding: self.holding.list(),
             draining,
             leaving,
             returned: returns.batches.clone(),
             lanes: self.lanes,
+            memory_bytes: resident_bytes().unwrap_or_default(),
             clock_ms: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default(),
         };
         let message = Message {
@@ -90,5 +92,25 @@ impl PresenceStage {
             self.holding.said(&returns);
         }
         Ok(())
+    }
+}
+
+/// This process's resident memory, where Linux says.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line?.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_takes_some_memory() {
+        let bytes = resident_bytes().unwrap();
+        assert!((1 << 20..1 << 34).contains(&bytes), "{bytes}");
     }
 }

@@ -1,20 +1,23 @@
 //! Process: runs the handler on one batch, under its deadline, and turns every way to end into a verdict.
 //! A panic or a hang of one batch stays that batch's.
+//!
+//! The handler runs on [threads of its own](crate::threads), its deadline is watched here, where no handler can
+//! block anything.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use shared::batch::Batch;
+use tokio::task::JoinError;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
+use crate::cursor::Cursor;
 use crate::handler::{BatchContext, HandlerError, Output};
 use crate::permits::Permits;
 use crate::registry::Served;
+use crate::threads::{Dropped, HandlerThreads};
 
 /// How a handler ended.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub enum Processed {
     Ended(Result<Output, HandlerError>),
     /// It was stopped before it could: the batch is to be given back.
     Stopped,
+    /// It never had a thread, because others block them: the batch is to be given back.
+    NotStarted,
 }
 
 /// How long a handler that was told to stop may take to clean up before it is dropped: longer than the
@@ -30,41 +35,48 @@ pub enum Processed {
 const CLEAN_UP: Duration = Duration::from_secs(3);
 
 /// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result. Past
-/// that it is told through [`BatchContext::cancelled`], and dropped if it does not end.
+/// that it is told through [`BatchContext::cancelled`], and dropped or abandoned if it does not end.
 pub async fn process(
+    threads: &HandlerThreads,
     served: &Served,
     batch: Batch,
+    saved: Cursor,
     permits: Arc<dyn Permits>,
     stop: &CancellationToken,
 ) -> Processed {
     let deadline = Instant::now() + served.deadline;
     let cancelled = CancellationToken::new();
+    let id = batch.id;
     let ctx = BatchContext {
         batch,
         deadline,
         cancelled: cancelled.clone(),
         permits,
+        saved,
     };
-    let handler = served.handler.handle(&ctx).instrument(span(&ctx.batch));
-    let mut handling = pin!(AssertUnwindSafe(handler).catch_unwind());
+    let span = span(&ctx.batch);
+    let handler = served.handler.clone();
+    let handling = async move { handler.handle(&ctx).await };
+    let mut handling = threads.run(handling.instrument(span));
     let stopped = tokio::select! {
-        ended = &mut handling => return Processed::Ended(flatten(ended)),
+        ended = handling.ended() => return Processed::Ended(flatten(ended)),
         () = sleep_until(deadline.into()) => false,
         () = stop.cancelled() => true,
     };
     cancelled.cancel();
-    let late = timeout(CLEAN_UP, handling).await;
-    if stopped {
-        return Processed::Stopped;
+    let late = timeout(CLEAN_UP, handling.ended()).await;
+    let dropped = match &late {
+        Ok(_) => Dropped::Gone,
+        Err(_) => handling.drop_it().await,
+    };
+    if dropped == Dropped::Abandoned {
+        tracing::warn!(batch.id = %id, "abandoned a handler that was told to end and blocks its thread");
     }
-    // What it says about being stopped is better than what we could say: it has the command's last words.
-    Processed::Ended(match late.map(flatten) {
-        Ok(Err(error)) => Err(error),
-        Ok(Ok(_)) | Err(_) => Err(HandlerError::retry(format!(
-            "no result within the deadline of {:?}",
-            served.deadline
-        ))),
-    })
+    match (stopped, dropped) {
+        (true, _) => Processed::Stopped,
+        (false, Dropped::NotStarted) => Processed::NotStarted,
+        (false, dropped) => Processed::Ended(Err(too_late(served.deadline, dropped, late.ok()))),
+    }
 }
 
 /// What the handler logs says whose it is.
@@ -79,14 +91,29 @@ fn span(batch: &Batch) -> Span {
     )
 }
 
-fn flatten(
-    ended: std::thread::Result<Result<Output, HandlerError>>,
-) -> Result<Output, HandlerError> {
-    ended.unwrap_or_else(|panic| {
-        Err(HandlerError::retry(format!(
-            "the handler panicked: {}",
-            panic_message(&*panic)
-        )))
+/// What it says about being stopped is better than what we could say: it has the command's last words.
+fn too_late(deadline: Duration, dropped: Dropped, late: Option<Handled>) -> HandlerError {
+    if let Some(Err(error)) = late.map(flatten) {
+        return error;
+    }
+    let abandoned = match dropped {
+        Dropped::Abandoned => ", and it blocks its thread: it was abandoned",
+        Dropped::Gone | Dropped::NotStarted => "",
+    };
+    HandlerError::retry(format!(
+        "no result within the deadline of {deadline:?}{abandoned}"
+    ))
+}
+
+/// What a handler returned, or its panic.
+type Handled = Result<Result<Output, HandlerError>, JoinError>;
+
+fn flatten(ended: Handled) -> Result<Output, HandlerError> {
+    ended.unwrap_or_else(|error| {
+        Err(HandlerError::retry(match error.try_into_panic() {
+            Ok(panic) => format!("the handler panicked: {}", panic_message(&*panic)),
+            Err(_) => "the worker ended before its handler".to_owned(),
+        }))
     })
 }
 
@@ -132,7 +159,9 @@ mod tests {
             attempt: Attempt::new(1),
             payload: RawValue::from_string(payload.into()).unwrap(),
         };
-        process(&served, batch, Unlimited::shared(), stop).await
+        let threads = HandlerThreads::here();
+        let saved = Cursor::default();
+        process(&threads, &served, batch, saved, Unlimited::shared(), stop).await
     }
 
     async fn error(payload: &str) -> HandlerError {

@@ -12,8 +12,8 @@ use crate::own::{OwnHandlers, OwnHandlersError};
 
 /// Takes batches from RabbitMQ, does the work, stores the results and reports the outcomes.
 ///
-/// Exit codes: 0 drained when asked, 1 a task died, 2 usage, 69 RabbitMQ or the sink cannot be reached,
-/// 78 configuration is wrong.
+/// Exit codes: 0 drained when asked, 1 a task died or handlers block too many threads, 2 usage, 69 RabbitMQ or
+/// the sink cannot be reached, 78 configuration is wrong.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -39,11 +39,14 @@ struct Arguments {
 ///     }
 /// }
 ///
-/// #[tokio::main]
+/// #[tokio::main(flavor = "current_thread")]
 /// async fn main() -> std::process::ExitCode {
 ///     Worker::new().serve("lengths", Lengths).run().await
 /// }
 /// ```
+///
+/// The runtime of `main` is the AMQP side's, and one thread is enough for it. Handlers run on `worker.threads` of
+/// their own: one that blocks keeps other handlers waiting, and neither heartbeats nor probes.
 ///
 /// Each pipeline needs its section in `tidegate.toml`, for the coordinator too; `[pipelines.lengths]` may be all of
 /// it, and its deadline, retries, limits and sink stand there.

@@ -1,8 +1,8 @@
 //! The HTTP API under `/api/v1`, for the CLI and for programs. It reads through the ledger's views and
 //! changes things through submission and operations alone.
 //!
-//! [`router`] shows all of it: every path, the role that it needs, what it refuses. [`server`] is how it is
-//! served, [`guard`] and [`access`] say who is let in.
+//! [`router`] shows all of it: every path, the role that it needs, what it refuses. [`guard`] and [`access`] say
+//! who is let in, [`shared::server`] is how it is served.
 
 mod access;
 mod batches;
@@ -15,7 +15,6 @@ mod limits;
 mod problem;
 mod runs;
 mod schedules;
-mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,7 @@ pub use access::Tokens;
 use document::{Description, route};
 pub use guard::Hosts;
 use problem::{Code, Problem};
-pub use server::{Patience, Server, serve};
+pub use shared::server::{Patience, Server};
 
 /// What the routes need.
 pub struct Api {
@@ -130,6 +129,12 @@ fn router(api: &Arc<Api>) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(read(LEDGER, routes!(health::metrics)))
         .routes(read(&[], routes!(document::openapi)))
         .split_for_parts()
+}
+
+/// Serves until draining.
+pub async fn serve(api: Arc<Api>, server: Server) -> std::io::Result<()> {
+    let routes = service(api, server.patience.body);
+    shared::server::serve(routes, server).await
 }
 
 /// The routes with everything around them. The two probes alone need no token.

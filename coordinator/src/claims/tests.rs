@@ -179,6 +179,7 @@ fn words(worker: &str, returned: Vec<BatchId>) -> Presence {
         leaving: false,
         returned,
         lanes: 2,
+        memory_bytes: 0,
         clock_ms: 0,
     }
 }

@@ -268,6 +268,7 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
         "HOLDING",
         "STATE",
         "SEEN",
+        "MEMORY",
         "LANES",
         "CLOCK",
         "PIPELINES",
@@ -286,6 +287,9 @@ pub(crate) fn workers(workers: &[Worker]) -> String {
             }
             .to_owned(),
             format!("{} ms ago", worker.seen_ms_ago),
+            worker
+                .memory_bytes
+                .map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
             worker
                 .lanes
                 .map_or("-".to_owned(), |lanes| lanes.to_string()),

@@ -113,6 +113,10 @@ impl DispatchStage {
                 }
                 () = self.ledger.doubted() => {
                     in_doubt = true;
+                    // Twice: a place is freed when its batch was not out the time before, too. What holds a
+                    // place is left out of what is read next.
+                    self.compare(&mut dispatcher).await;
+                    self.compare(&mut dispatcher).await;
                     self.read_backlogs(&mut dispatcher, None).await;
                 }
                 () = self.draining.cancelled() => {}

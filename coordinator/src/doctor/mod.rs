@@ -24,8 +24,6 @@ use crate::presence::SharedFleet;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A ledger that takes longer for a small question slows everything down.
 const SLOW_LEDGER: Duration = Duration::from_millis(200);
-/// RabbitMQ's default: a delivery that is not acked for so long is taken back.
-const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// What the doctor needs.
 pub struct Doctor {
@@ -194,20 +192,20 @@ fn consumer_timeout(config: &Config) -> Check {
         return Check::ok(NAME, "there are no pipelines");
     };
     // A delivery waits in the prefetch buffer for as long as those before it take.
-    let worker = &config.worker;
+    let (worker, timeout) = (&config.worker, config.broker.consumer_timeout);
     let before = worker.look_ahead.div_ceil(worker.slots);
     let longest = deadline.get() * (1 + before);
     let detail = format!(
         "a batch of {pipeline} may run for {deadline} and wait that long {before} times before (look_ahead {} over \
-         {} slots): {longest:?} in all; RabbitMQ's own default takes a delivery back after {CONSUMER_TIMEOUT:?}, \
-         what is set cannot be read over AMQP",
+         {} slots): {longest:?} in all; by broker.consumer_timeout RabbitMQ takes a delivery back after {timeout}, \
+         what it really does cannot be read over AMQP",
         worker.look_ahead, worker.slots,
     );
-    if longest < CONSUMER_TIMEOUT {
+    if longest < timeout.get() {
         Check::ok(NAME, detail)
     } else {
         Check::warn(NAME, detail).advise(format!(
-            "set consumer_timeout in rabbitmq.conf well above {} ms, or shorten pipelines.{pipeline}.deadline or \
+            "set consumer_timeout in rabbitmq.conf well above {} ms and broker.consumer_timeout to the same, or shorten pipelines.{pipeline}.deadline or \
              worker.look_ahead; a delivery that is taken back runs twice and is stored once",
             longest.as_millis()
         ))

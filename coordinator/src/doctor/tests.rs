@@ -20,5 +20,5 @@ fn long_deadlines_and_deep_buffers_are_told() {
     config.worker.slots = 4;
     let deep = consumer_timeout(&config);
     assert_eq!(deep.finding, Finding::Warn, "{deep:?}");
-    assert!(deep.advice.unwrap().contains("2700000 ms"));
+    assert!(deep.advice.unwrap().contains("5100000 ms"));
 }

@@ -25,7 +25,7 @@ const COOL_DOWN: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_m
 const TOO_FAST_UNTIL_USED_UP: u32 = 6;
 
 /// How far a line may reach into the future before the ledger knows: after a crash nobody counts on less.
-pub(super) const UNSAVED: Duration = Duration::from_secs(2);
+const UNSAVED: Duration = Duration::from_secs(2);
 
 /// What the configuration says of every key's share.
 #[derive(Debug, Clone)]

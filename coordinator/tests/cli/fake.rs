@@ -399,6 +399,7 @@ fn worker() -> Worker {
         draining: false,
         seen_ms_ago: 12,
         lanes: Some(2),
+        memory_bytes: Some(21 << 20),
         clock_skew_ms: Some(-3),
     }
 }

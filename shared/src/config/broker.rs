@@ -21,6 +21,14 @@ pub struct BrokerConfig {
     pub start_timeout: Span,
     /// Longest wait for any single answer of the broker (connect, declare, confirm). Default 30 s.
     pub answer_timeout: Span,
+    /// Between heartbeats, in whole seconds (1 s–1 min). Default 10 s: the batches of a worker that fell silent come
+    /// back after two to three of them. RabbitMQ recommends 5–20 s (its guide "Detecting Dead TCP Connections with
+    /// Heartbeats"); shorter takes a busy network for a dead one. Where the broker wants less, that holds.
+    pub heartbeat: Span,
+    /// What `consumer_timeout` in the broker's `rabbitmq.conf` says, RabbitMQ's own default: 30 min. Later it takes
+    /// a delivery back that was not acked, so no pipeline's deadline may come near it. It cannot be read over AMQP;
+    /// too high here, and the longest batches run twice and are stored once.
+    pub consumer_timeout: Span,
 }
 
 /// Who owns the topology.
@@ -41,14 +49,14 @@ impl Default for BrokerConfig {
             topology: TopologyMode::Declare,
             start_timeout: Span::seconds(60),
             answer_timeout: Span::seconds(30),
+            heartbeat: Span::seconds(10),
+            consumer_timeout: Span::seconds(30 * 60),
         }
     }
 }
 
 impl BrokerConfig {
-    /// Seconds between heartbeats: a silent worker's batches come back after two to three of them.
-    /// RabbitMQ recommends 5–20 (its guide "Detecting Dead TCP Connections with Heartbeats").
-    pub const HEARTBEAT_S: u16 = 10;
+    const MAX_HEARTBEAT: Span = Span::seconds(60);
 
     /// Most bytes of a frame: lapin keeps 64 of them as buffers for each connection, which with RabbitMQ's own
     /// 128 KiB are 8 MiB. What is larger goes in several frames.
@@ -72,7 +80,7 @@ impl BrokerConfig {
         query
             .clear()
             .extend_pairs(kept)
-            .append_pair("heartbeat", &Self::HEARTBEAT_S.to_string());
+            .append_pair("heartbeat", &self.heartbeat.get().as_secs().to_string());
         if !names_frame_size {
             query.append_pair("frame_max", &Self::FRAME_MAX.to_string());
         }
@@ -97,6 +105,14 @@ impl BrokerConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.heartbeat.get().subsec_nanos() != 0 || self.heartbeat > Self::MAX_HEARTBEAT {
+            let problem = format!(
+                "must be 1s to {} in whole seconds, is {}",
+                Self::MAX_HEARTBEAT,
+                self.heartbeat
+            );
+            return Err(ConfigError::wrong("broker.heartbeat", problem));
+        }
         let hint = "write amqp://user:password@host:5672/vhost, with special characters percent-encoded \
                     ('@' is %40, '/' is %2f)";
         let url = Url::parse(self.url.expose_secret())

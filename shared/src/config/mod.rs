@@ -174,14 +174,14 @@ impl Config {
         }
         self.broker.check()?;
         self.api.check()?;
-        self.reconcile.check()?;
+        self.reconcile.check(self.broker.heartbeat)?;
         self.levels.check()?;
         self.worker.check()?;
         for (name, limit) in &self.limits {
             limit.check(name)?;
         }
         for (name, pipeline) in &self.pipelines {
-            pipeline.check(name)?;
+            pipeline.check(name, &self.broker)?;
             if let Some(unknown) = pipeline
                 .limits
                 .iter()
@@ -238,6 +238,28 @@ impl Config {
             .filter(|(name, _)| served(name))
             .map(|(n, p)| (n.clone(), p.clone()))
             .collect()
+    }
+
+    /// The sections that differ, as they are written in the file. A changed secret is not seen.
+    #[must_use]
+    pub fn changed_sections(&self, other: &Self) -> Vec<&'static str> {
+        macro_rules! changed {
+            ($($section:ident),+) => {
+                [$((stringify!($section), format!("{:?}", self.$section) != format!("{:?}", other.$section))),+]
+            };
+        }
+        // What is left out are the coordinator's own sections.
+        let sections = changed!(
+            data_dir,
+            lanes,
+            broker,
+            sink,
+            worker,
+            search_console,
+            pipelines
+        );
+        let changed = sections.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(section, _)| section).collect()
     }
 
     /// The ledger's database: the configured one, else a file in `data_dir`.

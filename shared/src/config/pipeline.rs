@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use super::{ConfigError, ExecMode, Size, Span, Weight};
+use super::{BrokerConfig, ConfigError, ExecMode, Size, Span, Weight};
 use crate::backoff::Backoff;
 use crate::name::{Key, LimitName, PipelineName};
 
@@ -52,7 +52,7 @@ pub struct PipelineConfig {
     /// `http`: names `secret` to the receiver, so that it can be changed without a pause. Default `default`.
     pub secret_id: String,
     /// Longest run time of one attempt; after it the handler is stopped and the attempt counts as failed.
-    /// Default 5 min, at most 25 min: RabbitMQ takes a delivery back after 30 min by default.
+    /// Default 5 min, at most 5 min less than `broker.consumer_timeout`.
     pub deadline: Span,
     /// Failures after which a batch is dead (1–1000). Default 5.
     pub max_attempts: u32,
@@ -143,8 +143,9 @@ impl Default for PipelineConfig {
 }
 
 impl PipelineConfig {
-    /// RabbitMQ's default consumer timeout is 30 min from delivery; waiting in the prefetch buffer counts.
-    const MAX_DEADLINE: Span = Span::seconds(25 * 60);
+    /// The consumer timeout counts from delivery: waiting for a slot, storing and reporting need some of it, and
+    /// RabbitMQ looks once a minute.
+    const BESIDES_DEADLINE: Span = Span::seconds(5 * 60);
     /// The work queue refuses messages far above this (`topology`), so a window never meets that.
     const MAX_WINDOW: u32 = 10_000;
     const MAX_ATTEMPTS: u32 = 1_000;
@@ -174,7 +175,11 @@ impl PipelineConfig {
         wanted.clamp(self.window_min, self.window_max)
     }
 
-    pub(super) fn check(&self, name: &PipelineName) -> Result<(), ConfigError> {
+    pub(super) fn check(
+        &self,
+        name: &PipelineName,
+        broker: &BrokerConfig,
+    ) -> Result<(), ConfigError> {
         let wrong = |key: &str, problem: String| {
             Err(ConfigError::wrong(
                 format!("pipelines.{name}.{key}"),
@@ -183,15 +188,15 @@ impl PipelineConfig {
         };
         self.check_exec(name)?;
         self.check_http(name)?;
-        if self.deadline > Self::MAX_DEADLINE {
-            return wrong(
-                "deadline",
-                format!(
-                    "must be at most {}, is {}",
-                    Self::MAX_DEADLINE,
-                    self.deadline
-                ),
+        let timeout = broker.consumer_timeout;
+        if self.deadline.get() + Self::BESIDES_DEADLINE.get() > timeout.get() {
+            let besides = Self::BESIDES_DEADLINE;
+            let problem = format!(
+                "must satisfy deadline + {besides} <= broker.consumer_timeout: {} + {besides} > {timeout}; raise \
+                 consumer_timeout in rabbitmq.conf and say so in broker.consumer_timeout",
+                self.deadline
             );
+            return wrong("deadline", problem);
         }
         if self.max_attempts == 0 || self.max_attempts > Self::MAX_ATTEMPTS {
             return wrong(

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{BrokerConfig, ConfigError, Span};
+use super::{ConfigError, Span};
 
 /// When a batch that is out is taken for lost and goes out again. `TIDEGATE_RECONCILE__…`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,13 +26,12 @@ impl ReconcileConfig {
     /// What is heard of batches is remembered for this long.
     const MAX_AFTER: Span = Span::seconds(60 * 60);
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let heartbeats = Span::seconds(3 * u64::from(BrokerConfig::HEARTBEAT_S));
+    pub(super) fn check(&self, heartbeat: Span) -> Result<(), ConfigError> {
+        let heartbeats = Span::seconds(3 * heartbeat.get().as_secs());
         if self.after < heartbeats || self.after > Self::MAX_AFTER {
             let problem = format!(
-                "must satisfy 3 x heartbeat <= after <= {}: 3 x {}s = {heartbeats}, after = {}",
+                "must satisfy 3 x heartbeat <= after <= {}: 3 x {heartbeat} = {heartbeats}, after = {}",
                 Self::MAX_AFTER,
-                BrokerConfig::HEARTBEAT_S,
                 self.after
             );
             return Err(ConfigError::wrong("reconcile.after", problem));

@@ -1,5 +1,7 @@
 //! The small sections: `[ledger]`, `[sink]`, `[worker]`.
 
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -84,29 +86,64 @@ pub struct WorkerConfig {
     /// How many batches run at once (1–4096). Default 16: right for work that waits for the network; for
     /// work that computes, the number of cores.
     pub slots: u32,
-    /// Deliveries held beyond the slots, over all queues, so that a free slot never waits for the broker
-    /// (0–4096). Default 32. More hides a slow network; too many are hoarded while other workers idle.
+    /// Most deliveries held beyond the slots, over all queues, so that a free slot never waits for the broker
+    /// (0–4096). Default 64. How many are held follows from how long the broker and the batches take: short
+    /// batches need many, long ones one. More hides a slow network.
     pub look_ahead: u32,
+    /// Fewest deliveries held beyond the slots (at most `look_ahead`). Default 0. What is held here waits while
+    /// other workers idle.
+    pub look_ahead_min: u32,
     /// The pipelines to serve, comma-separated in the environment. Default: all that are configured.
     #[serde(deserialize_with = "names_or_commas")]
     pub pipelines: Option<Vec<PipelineName>>,
     /// How long SIGTERM lets running batches finish. Default 25 s: below Kubernetes' grace of 30 s.
     pub drain_timeout: Span,
+    /// Where to answer probes and scrapes: `/healthz`, `/readyz`, `/metrics`. Default `127.0.0.1:0`: a free port,
+    /// which the log names. Kubernetes needs `0.0.0.0` and a fixed port. Asks for no token, and tells no more
+    /// than figures.
+    pub listen: SocketAddr,
+    /// Threads that Rust handlers run on (1–512), apart from those that talk to RabbitMQ. Default: the number of
+    /// cores. Handlers that compute or block without `spawn_blocking` keep a thread each, and the others wait.
+    pub threads: Option<u32>,
+    /// Handlers that may go on blocking a thread after they were told to end and abandoned (0–64). Default 4.
+    /// With more the worker drains and exits with 1, so that its orchestrator starts a new process: nothing else
+    /// gets rid of them. Each keeps a set of `threads` alive.
+    pub max_abandoned: u32,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             slots: 16,
-            look_ahead: 32,
+            look_ahead: 64,
+            look_ahead_min: 0,
             pipelines: None,
             drain_timeout: Span::seconds(25),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            threads: None,
+            max_abandoned: 4,
         }
     }
 }
 
 impl WorkerConfig {
     const MAX_SLOTS: u32 = 4096;
+    const MAX_THREADS: u32 = 512;
+    const MAX_ABANDONED: u32 = 64;
+
+    /// Fewest and most deliveries held beyond the slots.
+    #[must_use]
+    pub fn look_ahead_bounds(&self) -> RangeInclusive<u32> {
+        self.look_ahead_min..=self.look_ahead
+    }
+
+    /// How many threads handlers have.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads
+            .map_or_else(cores, |threads| usize::try_from(threads).unwrap_or(1))
+    }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.slots == 0 || self.slots > Self::MAX_SLOTS {
@@ -123,6 +160,27 @@ impl WorkerConfig {
             );
             return Err(ConfigError::wrong("worker.look_ahead", problem));
         }
+        if self.look_ahead_min > self.look_ahead {
+            let problem = format!(
+                "must satisfy look_ahead_min <= look_ahead: {} > {}",
+                self.look_ahead_min, self.look_ahead
+            );
+            return Err(ConfigError::wrong("worker.look_ahead_min", problem));
+        }
+        if let Some(threads) = self.threads
+            && (threads == 0 || threads > Self::MAX_THREADS)
+        {
+            let problem = format!("must be 1 to {}, is {threads}", Self::MAX_THREADS);
+            return Err(ConfigError::wrong("worker.threads", problem));
+        }
+        if self.max_abandoned > Self::MAX_ABANDONED {
+            let problem = format!(
+                "must be at most {}, is {}",
+                Self::MAX_ABANDONED,
+                self.max_abandoned
+            );
+            return Err(ConfigError::wrong("worker.max_abandoned", problem));
+        }
         if self.pipelines.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError::wrong(
                 "worker.pipelines",
@@ -130,18 +188,6 @@ impl WorkerConfig {
             ));
         }
         Ok(())
-    }
-
-    /// Most unacked deliveries of one of `queues` queues in `lanes` lanes: RabbitMQ bounds each consumer on
-    /// its own. One pipeline alone fills all slots over its lanes; the look-ahead is shared by all queues.
-    ///
-    /// # Panics
-    /// When there are no lanes or queues, which [`crate::config`] refuses.
-    #[must_use]
-    pub fn prefetch(&self, lanes: u16, queues: usize) -> u16 {
-        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-        let prefetch = self.slots.div_ceil(u32::from(lanes)) + self.look_ahead.div_ceil(queues);
-        u16::try_from(prefetch).unwrap_or(u16::MAX)
     }
 }
 

@@ -13,8 +13,6 @@ fn the_defaults_are_a_working_installation() {
     let config = read("").unwrap();
     let names: Vec<&str> = config.pipelines.keys().map(PipelineName::as_str).collect();
     assert_eq!(names, ["gsc.plan", "gsc.slice"]);
-    assert_eq!(config.worker.prefetch(2, 4), 8 + 8);
-    assert_eq!(config.worker.prefetch(1, 1), 48);
     assert_eq!(
         config.ledger_url().address(),
         "sqlite://.tidegate/ledger.db"
@@ -86,8 +84,8 @@ fn wrong_values_say_what_would_be_right() {
             "window_min <= window_max",
         ),
         (
-            "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"2h\"",
-            "at most",
+            "[pipelines.x]\nhandler = \"noop\"\ndeadline = \"26m\"",
+            "1560s + 300s > 1800s",
         ),
         ("[reconcile]\nafter = \"20s\"", "3 x 10s = 30s"),
         (
@@ -133,6 +131,36 @@ fn wrong_values_say_what_would_be_right() {
         assert!(problem.contains(expected), "{toml}: {problem}");
         assert!(!problem.contains("hunter2"), "{problem}");
     }
+}
+
+#[test]
+fn a_worker_that_could_not_work_is_refused() {
+    let cases = [
+        ("[broker]\nheartbeat = \"1500ms\"", "whole seconds"),
+        ("[broker]\nheartbeat = \"2m\"", "broker.heartbeat"),
+        (
+            "[broker]\nheartbeat = \"20s\"",
+            "3 x 20s = 60s, after = 35s",
+        ),
+        ("[worker]\nthreads = 0", "1 to 512"),
+        ("[worker]\nmax_abandoned = 65", "worker.max_abandoned"),
+        ("[worker]\nlisten = \"localhost\"", "worker.listen"),
+        (
+            "[worker]\nlook_ahead = 3\nlook_ahead_min = 4",
+            "look_ahead_min <= look_ahead: 4 > 3",
+        ),
+    ];
+    for (toml, expected) in cases {
+        let problem = problem(toml);
+        assert!(problem.contains(expected), "{toml}: {problem}");
+    }
+}
+
+#[test]
+fn a_changed_section_is_named() {
+    let (one, other) = (read("").unwrap(), read("[worker]\nslots = 3").unwrap());
+    assert_eq!(one.changed_sections(&other), ["worker"]);
+    assert!(one.changed_sections(&one).is_empty());
 }
 
 #[test]

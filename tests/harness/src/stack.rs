@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::api::Api;
+use crate::api::{self, Api};
 use crate::emulator::{self, Emulator};
 use crate::port;
 use crate::processes::{self, Environment, Service};
@@ -183,6 +183,24 @@ impl<'a> Stack<'a> {
         self.workers
             .get_mut(name)
             .expect("a worker of this name was started")
+    }
+
+    /// Where a worker answers probes and scrapes, as its log says.
+    pub fn worker_url(&mut self, name: &str) -> Result<String> {
+        let worker = self.worker(name);
+        worker.wait_for_line("worker starts", START_LIMIT)?;
+        let output = worker.output()?;
+        let starts = output.lines().rev().filter(|l| l.contains("worker starts"));
+        let mut words = starts.flat_map(str::split_whitespace);
+        let url = words.find_map(|word| word.strip_prefix("health="));
+        url.map(str::to_owned)
+            .context("the worker does not say where")
+    }
+
+    /// The sum of a worker's metric over its labels; nothing if it was never counted.
+    pub async fn worker_metric(&mut self, name: &str, metric: &str) -> Result<Option<f64>> {
+        let url = self.worker_url(name)?;
+        api::metric(&reqwest::Client::new(), &url, metric, &[]).await
     }
 
     /// The virtual host.

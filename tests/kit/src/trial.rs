@@ -14,10 +14,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use worker::Handler;
 use worker::commit;
+use worker::cursor::Cursor;
 use worker::handler::Rows;
 use worker::permits::{Permits, Unlimited};
 use worker::process::{Processed, process};
 use worker::registry::Served;
+use worker::threads::HandlerThreads;
 
 /// A handler that is tried out. What its batches have besides a payload can be changed between two of them.
 #[derive(Clone)]
@@ -101,6 +103,16 @@ impl Trial {
         };
         let stop = CancellationToken::new();
         let started = Instant::now();
+        // In the test's runtime, so that its clock is the handler's.
+        let threads = HandlerThreads::here();
+        let processing = process(
+            &threads,
+            &self.served,
+            batch,
+            Cursor::default(),
+            self.permits.clone(),
+            &stop,
+        );
         let cancelling = async {
             match self.cancel_after {
                 Some(time) => sleep(time).await,
@@ -110,7 +122,7 @@ impl Trial {
             std::future::pending::<()>().await;
         };
         let processed = tokio::select! {
-            processed = process(&self.served, batch, self.permits.clone(), &stop) => processed,
+            processed = processing => processed,
             () = cancelling => unreachable!("it only cancels"),
         };
         tried(processed, started.elapsed())
@@ -120,7 +132,7 @@ impl Trial {
 fn tried(processed: Processed, took: Duration) -> Tried {
     let ended = match processed {
         Processed::Ended(ended) => ended,
-        Processed::Stopped => {
+        Processed::Stopped | Processed::NotStarted => {
             let reason = "cancelled".to_owned();
             return Tried {
                 rows: Vec::new(),

@@ -2,10 +2,13 @@
 //!
 //! [`search_console`] syncs from the emulator and compares with its truth; [`script`] runs a shell script
 //! that notes when and where each batch was started, and can be held up. `aborting-worker` is a worker that
-//! batches can kill, `sleeping-worker` ([`sleeper`]) one whose batches take as long as they are told. [`fairness`],
-//! [`backlog`] and [`rolling`] are scenarios that the suite plays with many batches, and the slow suite with more.
+//! batches can kill, `sleeping-worker` ([`sleeper`]) one whose batches take as long as they are told,
+//! `blocking-worker` one whose threads they can block ([`blocking`]), and `resuming-worker` one that goes on where an
+//! earlier attempt stopped. [`fairness`], [`backlog`] and [`rolling`] are scenarios that the suite plays with many
+//! batches, and the slow suite with more.
 
 pub mod backlog;
+pub mod blocking;
 pub mod fairness;
 pub mod rolling;
 pub mod script;
@@ -14,3 +17,9 @@ pub mod sleeper;
 
 /// The pipeline whose batches can kill `aborting-worker`.
 pub const ABORTING: &str = "aborting";
+/// The pipeline of `resuming-worker`, whose batches are this many steps.
+pub const RESUMING: &str = "resuming";
+/// See [`RESUMING`].
+pub const STEPS: u32 = 10;
+/// The pipeline whose batches block the threads of `blocking-worker`, for as many milliseconds as they say.
+pub const BLOCKING: &str = "blocking";

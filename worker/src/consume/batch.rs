@@ -9,18 +9,17 @@ use shared::ask::ClaimAnswer;
 use shared::batch::Batch;
 use shared::name::PipelineName;
 use shared::outcome::Outcome;
-use tokio::sync::SemaphorePermit;
 
 use super::{ConsumeStage, Session};
 use crate::commit::{SinkAway, Work};
+use crate::cursor::Cursor;
 use crate::handler::HandlerError;
 use crate::held::Held;
 use crate::process::{Processed, process};
 use crate::registry::Served;
+use crate::slots::Slot;
 
-/// How long RabbitMQ leaves a delivery unacked by default (`consumer_timeout`), counted from delivery.
-const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
-/// Room for storing, reporting and RabbitMQ's own check, which runs once a minute.
+/// Of the broker's consumer timeout, room for storing, reporting and RabbitMQ's own check, which runs once a minute.
 const CONSUMER_TIMEOUT_MARGIN: Duration = Duration::from_mins(3);
 
 /// Reason of a release because the run was cancelled.
@@ -29,9 +28,9 @@ const CANCELLED: &str = "cancelled";
 /// What a batch that waited is to do.
 enum Turn<'a> {
     /// Run in this slot.
-    Run(SemaphorePermit<'a>),
+    Run(Slot<'a>),
     /// Run with all slots to itself.
-    Alone(SemaphorePermit<'a>),
+    Alone(Slot<'a>),
     /// Go to somebody else.
     GiveBack,
     /// Nothing: its run was cancelled.
@@ -47,7 +46,7 @@ enum Away {
     Sink(#[from] SinkAway),
     /// With the delivery: it goes back only when this worker takes no more.
     #[error("no coordinator gives leave for calls")]
-    Coordinator(Held),
+    Coordinator(Box<Held>),
 }
 
 impl ConsumeStage {
@@ -122,12 +121,14 @@ impl ConsumeStage {
 
     /// Waits for a slot, or for a reason not to run.
     async fn turn(&self, session: &Session, served: &Served, work: &Work) -> Turn<'_> {
-        let patience = CONSUMER_TIMEOUT.saturating_sub(served.deadline + CONSUMER_TIMEOUT_MARGIN);
+        let patience = self
+            .consumer_timeout
+            .saturating_sub(served.deadline + CONSUMER_TIMEOUT_MARGIN);
         let waiting = async {
             if work.redelivered {
                 self.suspects_turn(work).await
             } else {
-                Turn::Run(self.slots(1).await)
+                Turn::Run(self.slots.take().await)
             }
         };
         let turn = tokio::select! {
@@ -157,13 +158,13 @@ impl ConsumeStage {
     async fn suspects_turn(&self, work: &Work) -> Turn<'_> {
         let answer = self.claimant.claim(&work.batch, false).await;
         match answer {
-            Some(ClaimAnswer::Run) => return Turn::Run(self.slots(1).await),
+            Some(ClaimAnswer::Run) => return Turn::Run(self.slots.take().await),
             Some(ClaimAnswer::Drop) => return Turn::Drop,
             Some(ClaimAnswer::Cancelled) => return Turn::Cancelled,
             Some(ClaimAnswer::Alone) | None => {}
         }
         // First come, first served: whoever asks for a slot after this waits until this one is done.
-        let all = self.slots(self.all_slots).await;
+        let all = self.slots.take_all().await;
         tracing::info!(batch.id = %work.batch.id, "runs a batch alone that its last worker may have died of");
         if answer.is_none() {
             return Turn::Alone(all);
@@ -175,18 +176,26 @@ impl ConsumeStage {
         }
     }
 
-    async fn slots(&self, count: u32) -> SemaphorePermit<'_> {
-        let slots = self.slots.acquire_many(count).await;
-        slots.expect("the slots are never closed")
-    }
-
     /// The outcome that is stored already, where the batch may have been done before.
     async fn done_before(&self, served: &Served, work: &Work) -> Result<Option<Outcome>, SinkAway> {
-        if served.sink && (work.redelivered || work.batch.attempt.number() > 1) {
+        if served.sink && is_again(work) {
             self.commit.find(&work.batch).await
         } else {
             Ok(None)
         }
+    }
+
+    /// How far an earlier attempt came, where there may have been one. Without an answer this one starts from the
+    /// beginning.
+    async fn cursor(&self, work: &Work) -> Cursor {
+        let mut found = None;
+        if is_again(work) {
+            found = self.cursors.cursor(work.batch.id).await.unwrap_or_else(|error| {
+                tracing::warn!(batch.id = %work.batch.id, %error, "cannot read a cursor, the batch starts from the beginning");
+                None
+            });
+        }
+        Cursor::kept_in(self.cursors.clone(), found)
     }
 
     /// Ends a batch without running it. What is stored is reported all the same: work that was committed is
@@ -215,7 +224,7 @@ impl ConsumeStage {
         session: &Session,
         served: &Served,
         mut work: Work,
-        slot: Option<SemaphorePermit<'_>>,
+        slot: Option<Slot<'_>>,
     ) -> Result<(), Away> {
         match self.done_before(served, &work).await {
             Ok(None) => {}
@@ -233,8 +242,10 @@ impl ConsumeStage {
         let stop = session.over.child_token();
         let processed = {
             let mut processing = std::pin::pin!(process(
+                &self.threads,
                 served,
                 work.batch.clone(),
+                self.cursor(&work).await,
                 self.permits.clone(),
                 &stop
             ));
@@ -247,16 +258,28 @@ impl ConsumeStage {
             }
         };
         work.took = Some(started.elapsed());
+        let pipeline = work.batch.pipeline.to_string();
+        metrics::histogram!("tidegate_handler_seconds", "pipeline" => pipeline)
+            .record(started.elapsed());
         shared::failpoint::reach("w.handler.done");
         match processed {
             Processed::Ended(Err(HandlerError::CoordinatorAway)) => {
-                Err(Away::Coordinator(work.held))
+                Err(Away::Coordinator(Box::new(work.held)))
             }
             Processed::Ended(ended) => {
+                let begun = Instant::now();
                 let finished = self.commit.finish(work, ended, served.sink, slot).await;
+                self.pace.note_round_trip(begun.elapsed());
                 finished.map_err(Away::Sink)
             }
             Processed::Stopped if session.over.is_cancelled() => {
+                work.held.give_back().await;
+                Ok(())
+            }
+            Processed::NotStarted => {
+                tracing::warn!(batch.id = %work.batch.id, "gives a batch back that found no thread to run on before its deadline");
+                metrics::counter!("tidegate_handlers_not_started_total").increment(1);
+                drop(slot);
                 work.held.give_back().await;
                 Ok(())
             }
@@ -269,4 +292,9 @@ impl ConsumeStage {
             }
         }
     }
+}
+
+/// Whether somebody may have worked on it before.
+fn is_again(work: &Work) -> bool {
+    work.redelivered || work.batch.attempt.number() > 1
 }

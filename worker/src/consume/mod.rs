@@ -1,17 +1,17 @@
 //! Consume: takes deliveries from the queues of this worker's pipelines and gives each a tracked task of
-//! its own ([`batch`]). Messages that are no batch are refused ([`refuse`]).
+//! its own ([`batch`]). [`queues`] says how much is taken, [`refuse`] what becomes of messages that are no batch.
 //!
 //! A *session* is one connection with its consumers. It ends when the broker breaks it, when the sink is
 //! away for too long, when no coordinator gives leave for calls, or when the worker drains; then everything is
 //! given back, and unless the worker drains the next session begins when it can work.
 
 mod batch;
+mod queues;
 mod refuse;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, SelectAll, select_all};
 use futures::{FutureExt, StreamExt};
 use lapin::Connection;
 use lapin::message::Delivery;
@@ -19,9 +19,6 @@ use shared::backoff::Backoff;
 use shared::batch::BatchIds;
 use shared::broker::{BrokerError, Connector, PublishingPool};
 use shared::id::BatchId;
-use shared::name::{Lane, PipelineName};
-use shared::topology::work_queue;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,10 +26,16 @@ use tokio_util::task::TaskTracker;
 use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::control::ControlListener;
-use crate::held::Hands;
+use crate::cursor::Cursors;
+use crate::health::{Readiness, Standing};
+use crate::held::{Hands, Tally};
 use crate::holding::Holding;
+use crate::pace::Pace;
 use crate::permits::CoordinatorPermits;
 use crate::registry::Registry;
+use crate::slots::Slots;
+use crate::threads::HandlerThreads;
+use queues::Queues;
 
 /// The stage.
 pub struct ConsumeStage {
@@ -44,20 +47,28 @@ pub struct ConsumeStage {
     pub registry: Registry,
     /// How many lanes there are.
     pub lanes: u16,
-    /// Most unacked deliveries of one queue.
-    pub prefetch: u16,
-    /// One for each batch that runs.
-    pub slots: Arc<Semaphore>,
-    /// How many slots there are: a batch that runs alone takes them all.
-    pub all_slots: u32,
+    /// How long the broker leaves a delivery unacked, counted from delivery.
+    pub consumer_timeout: Duration,
+    /// Says how many deliveries are held beyond the slots.
+    pub pace: Pace,
+    /// One for each batch that runs; one that runs alone takes them all.
+    pub slots: Slots,
+    /// What handlers run on.
+    pub threads: HandlerThreads,
     /// What is in this worker's hands.
     pub holding: Holding,
+    /// How deliveries were settled.
+    pub tally: Tally,
     /// Asks what to do with batches that were delivered before.
     pub claimant: Claimant,
     /// Asks for leave for calls.
     pub permits: Arc<CoordinatorPermits>,
     /// Hears which runs were cancelled.
     pub control: ControlListener,
+    /// Says whether batches come in.
+    pub readiness: Readiness,
+    /// How far unfinished batches came.
+    pub cursors: Arc<dyn Cursors>,
     /// Finishes batches.
     pub commit: Commit,
     /// Nothing new is taken; what runs is finished.
@@ -66,19 +77,38 @@ pub struct ConsumeStage {
     pub stopping: CancellationToken,
 }
 
-/// What comes from all queues, and through whose hands it goes.
-type AllDeliveries =
-    SelectAll<BoxStream<'static, ((Hands, PipelineName), Result<Delivery, BrokerError>)>>;
-
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    #[error("the broker cancelled the consumer of {0}")]
+    ConsumerCancelled(String),
     #[error("the sink is away")]
     SinkAway,
     #[error("no coordinator gives leave for calls")]
     CoordinatorAway,
+}
+
+impl SessionError {
+    /// The same in one closed word, for counting.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Broker(_) => "broker",
+            Self::ConsumerCancelled(_) => "consumer_cancelled",
+            Self::SinkAway => "sink_away",
+            Self::CoordinatorAway => "coordinator_away",
+        }
+    }
+
+    /// What the worker waits for.
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Broker(_) | Self::ConsumerCancelled(_) => Standing::Connecting,
+            Self::SinkAway => Standing::SinkAway,
+            Self::CoordinatorAway => Standing::CoordinatorAway,
+        }
+    }
 }
 
 /// One session's hold on its tasks.
@@ -105,7 +135,8 @@ impl ConsumeStage {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "stopped consuming");
-                    metrics::counter!("tidegate_sessions_lost_total").increment(1);
+                    metrics::counter!("tidegate_sessions_lost_total", "reason" => error.reason())
+                        .increment(1);
                     stage.wait_until_able(&error, failures).await;
                 }
             }
@@ -141,10 +172,16 @@ impl ConsumeStage {
         connection: &Connection,
         failures: &mut u32,
     ) -> Result<(), SessionError> {
-        let (mut deliveries, all_hands) = stage.open(session, connection).await?;
+        let mut queues = stage.open(session, connection).await?;
+        let mut tick = tokio::time::interval(queues::TICK);
+        stage.readiness.set(Standing::Consuming);
         let ended = loop {
             let next = tokio::select! {
-                next = deliveries.next() => next,
+                next = queues.deliveries.next() => next,
+                _ = tick.tick() => match stage.adapt(session, connection, &mut queues).await {
+                    Ok(()) => continue,
+                    Err(error) => break Err(error.into()),
+                },
                 () = stage.draining.cancelled() => break Ok(()),
                 () = session.sink_away.cancelled() => break Err(SessionError::SinkAway),
                 () = session.coordinator_away.cancelled() => break Err(SessionError::CoordinatorAway),
@@ -158,70 +195,35 @@ impl ConsumeStage {
                         .work(session.clone(), pipeline, held, delivery);
                     session.tasks.spawn(task);
                 }
-                Some((_, Err(error))) => break Err(error.into()),
+                Some((_, Err(error))) => break Err(error),
                 None => break Err(BrokerError::Lost("no queue to consume from".into()).into()),
             }
         };
-        stage.end(session, deliveries, all_hands, &ended).await;
+        let standing = ended.as_ref().err();
+        stage
+            .readiness
+            .set(standing.map_or(Standing::Draining, SessionError::standing));
+        let before = stage.tally.finished_and_given_back();
+        stage.end(session, queues, &ended).await;
+        if ended.is_ok() {
+            stage.tell_how_it_drained(before);
+        }
         ended
     }
 
-    /// Consumers of all queues that this worker serves.
-    async fn open(
-        &self,
-        session: &Session,
-        connection: &Connection,
-    ) -> Result<(AllDeliveries, Vec<Hands>), BrokerError> {
-        let (mut streams, mut all_hands) = (Vec::new(), Vec::new());
-        for pipeline in self.registry.names() {
-            for lane in Lane::all(self.lanes) {
-                let queue = work_queue(pipeline, lane);
-                let (deliveries, settle) = self
-                    .connector
-                    .subscribe(connection, &queue, self.prefetch)
-                    .await?;
-                let (hands, acks) = Hands::new(settle);
-                session.tasks.spawn(acks.run());
-                let ended =
-                    BrokerError::Lost(format!("the broker cancelled the consumer of {queue}"));
-                let ending = futures::stream::once(std::future::ready(Err(ended)));
-                let source = (hands.clone(), pipeline.clone());
-                streams.push(
-                    deliveries
-                        .chain(ending)
-                        .map(move |delivery| (source.clone(), delivery))
-                        .boxed(),
-                );
-                all_hands.push(hands);
-            }
-        }
-        tracing::info!(
-            queues = all_hands.len(),
-            prefetch = self.prefetch,
-            "consuming"
-        );
-        Ok((select_all(streams), all_hands))
-    }
-
     /// Stops consuming first, so that what is given back goes to somebody else; then waits for the tasks.
-    async fn end(
-        &self,
-        session: &Session,
-        mut deliveries: AllDeliveries,
-        all_hands: Vec<Hands>,
-        ended: &Result<(), SessionError>,
-    ) {
+    async fn end(&self, session: &Session, mut queues: Queues, ended: &Result<(), SessionError>) {
         match ended {
-            Err(SessionError::Broker(_)) => {
+            Err(SessionError::Broker(_) | SessionError::ConsumerCancelled(_)) => {
                 // What had arrived and was not started: the broker takes it back by itself.
-                while let Some(Some((_, delivery))) = deliveries.next().now_or_never() {
+                while let Some(Some((_, delivery))) = queues.deliveries.next().now_or_never() {
                     self.holding.note_returned(delivery.iter().filter_map(id));
                 }
-                drop(deliveries);
+                drop(queues);
                 session.over.cancel();
             }
             Ok(()) | Err(SessionError::SinkAway | SessionError::CoordinatorAway) => {
-                let giving_back = self.give_back_unstarted(deliveries, &all_hands, &session.closed);
+                let giving_back = self.give_back_unstarted(queues, &session.closed);
                 let given_back = timeout(self.connector.answer_timeout(), giving_back).await;
                 session.closed.cancel();
                 if given_back.is_err() {
@@ -231,7 +233,6 @@ impl ConsumeStage {
                 }
             }
         }
-        drop(all_hands);
         if matches!(ended, Err(SessionError::SinkAway)) {
             session.over.cancel();
         }
@@ -248,19 +249,11 @@ impl ConsumeStage {
     }
 
     /// A cancelled consumer yields what was buffered, then ends: all of it goes back, after it was said.
-    async fn give_back_unstarted(
-        &self,
-        deliveries: AllDeliveries,
-        all_hands: &[Hands],
-        closed: &CancellationToken,
-    ) {
-        for hands in all_hands {
-            if let Err(error) = hands.stop().await {
-                tracing::debug!(%error, "could not stop a consumer; its connection ends anyway");
-            }
-        }
+    async fn give_back_unstarted(&self, mut queues: Queues, closed: &CancellationToken) {
+        queues.stop().await;
         closed.cancel();
-        let unstarted: Vec<(Hands, Delivery)> = deliveries
+        let unstarted: Vec<(Hands, Delivery)> = queues
+            .deliveries
             .filter_map(async |((hands, _), delivery)| Some((hands, delivery.ok()?)))
             .collect()
             .await;
@@ -271,6 +264,17 @@ impl ConsumeStage {
         }
     }
 
+    fn tell_how_it_drained(&self, before: (u64, u64)) {
+        let (finished, given_back) = self.tally.finished_and_given_back();
+        tracing::info!(
+            finished = finished - before.0,
+            given_back = given_back - before.1,
+            abandoned = self.threads.abandoned(),
+            left = self.holding.list().len(),
+            "drained"
+        );
+    }
+
     async fn wait_until_able(&self, error: &SessionError, failures: u32) {
         let pause = tokio::time::sleep(Backoff::RECONNECT.draw(failures));
         tokio::select! {
@@ -279,7 +283,7 @@ impl ConsumeStage {
         }
         let able = async {
             match error {
-                SessionError::Broker(_) => {}
+                SessionError::Broker(_) | SessionError::ConsumerCancelled(_) => {}
                 SessionError::SinkAway => {
                     self.commit.until_sink_answers().await;
                     tracing::info!("the sink answers again");

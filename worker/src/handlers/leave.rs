@@ -72,6 +72,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::cursor::Cursor;
     use crate::permits::{NoPermit, Permits, Unlimited};
 
     /// Notes what is asked and told.
@@ -116,6 +117,7 @@ mod tests {
             deadline: Instant::now() + Duration::from_mins(1),
             cancelled: CancellationToken::new(),
             permits: notes.clone(),
+            saved: Cursor::default(),
         };
         let limits: Vec<LimitName> = limits
             .iter()

@@ -30,6 +30,9 @@ pub(super) struct Request<'a> {
     attempt: u32,
     /// How long an answer is waited for, from now: a span, because clocks differ.
     deadline_ms: u64,
+    /// How far an earlier attempt came, if it said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<&'a RawValue>,
     payload: &'a RawValue,
 }
 
@@ -43,6 +46,7 @@ impl<'a> Request<'a> {
             key: &ctx.batch.key,
             attempt: ctx.batch.attempt.number(),
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            cursor: ctx.saved.found(),
             payload: &ctx.batch.payload,
         }
     }

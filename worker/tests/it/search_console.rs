@@ -23,6 +23,7 @@ use shared::search_console::{
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use worker::cursor::Cursor;
 use worker::handler::{BatchContext, Handler, HandlerError, Output};
 use worker::jobs::search_console::Job;
 use worker::permits::{NoPermit, Permit, Permits, Unlimited};
@@ -216,6 +217,7 @@ fn context_with(payload: &impl serde::Serialize, permits: Arc<dyn Permits>) -> B
         deadline,
         cancelled: CancellationToken::new(),
         permits,
+        saved: Cursor::default(),
     }
 }
 

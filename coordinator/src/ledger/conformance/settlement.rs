@@ -8,8 +8,8 @@ use shared::name::{Attempt, PipelineName};
 use shared::outcome::{FollowUp, Statistics};
 
 use super::{
-    Backend, NOW, batches, complete, detail, effects, judged, key, kill, pipeline, retry, send_out,
-    settle, submit, view,
+    Backend, NOW, after, batches, complete, detail, effects, judged, key, kill, pipeline, retry,
+    send_out, settle, submit, view,
 };
 use crate::ledger::{DeadFilter, DispatchLedger, Effect, LedgerViews, SettlementLedger, Verdict};
 use crate::run::RunState;
@@ -296,8 +296,9 @@ pub(super) async fn a_completion_that_was_called_lost_wins(backend: &impl Backen
         unreachable!()
     };
     for batch in [waits, out] {
-        let settled = settle(&ledger, batch, 1, complete(3)).await;
-        assert_eq!(settled.effect, Effect::CompletedLate);
+        let outcome = judged(batch, 1, complete(3));
+        let settled = ledger.settle(&[outcome], after(1)).await.unwrap();
+        assert_eq!(effects(&settled), [Effect::CompletedLate]);
     }
     let shown = view(&ledger, run).await;
     assert_eq!((shown.batches.completed, shown.rows), (2, 6));

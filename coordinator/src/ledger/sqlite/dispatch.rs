@@ -47,7 +47,7 @@ impl DispatchLedger for SqliteLedger {
 
     /// Never: the database is in this process, which waits for its answers.
     async fn doubted(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn outs(&self) -> Result<Vec<OutBatch>, LedgerError> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod backlog;
+mod blocking;
 mod bounded;
 mod large;
 mod rolling;

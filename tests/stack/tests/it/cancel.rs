@@ -14,6 +14,7 @@ async fn midway() -> (Scripted<'static>, RunId) {
     let mut scripted = Scripted::start(broker(), "").await.unwrap();
     scripted.hold("a").unwrap();
     scripted.stack.set("TIDEGATE_WORKER__SLOTS", "2");
+    scripted.stack.set("TIDEGATE_WORKER__LOOK_AHEAD_MIN", "32");
     scripted.start_worker("a").await.unwrap();
     let lines = (0..4)
         .map(|n| harness::api::line(&format!("key-{n}"), &n.into()))

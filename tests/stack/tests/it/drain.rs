@@ -26,6 +26,8 @@ async fn a_draining_worker_finishes_what_runs_and_returns_the_rest() {
     let mut scripted = Scripted::start(broker(), "").await.unwrap();
     scripted.hold("a").unwrap();
     scripted.stack.set("TIDEGATE_WORKER__SLOTS", "2");
+    // All of them at once, though they are long.
+    scripted.stack.set("TIDEGATE_WORKER__LOOK_AHEAD_MIN", "32");
     scripted.start_worker("a").await.unwrap();
     let run = scripted
         .stack
@@ -41,6 +43,13 @@ async fn a_draining_worker_finishes_what_runs_and_returns_the_rest() {
     let elsewhere = scripted.wait_for_starts("b", 8, SOON).await.unwrap();
     scripted.let_go("a").unwrap();
     assert_eq!(scripted.stack.worker("a").exit_code(SOON).unwrap(), 0);
+    let report = scripted.stack.worker("a").output().unwrap();
+    let report = report.lines().find(|line| line.contains("drained"));
+    let report = report.unwrap_or_default();
+    assert!(
+        report.contains("finished=2 given_back=8 abandoned=0 left=0"),
+        "{report}"
+    );
 
     let ended = scripted
         .stack

@@ -9,6 +9,7 @@ mod backlog;
 mod bad_input;
 mod bad_output;
 mod bad_setup;
+mod blocking;
 mod cancel;
 mod crashes;
 mod drain;
@@ -17,10 +18,14 @@ mod exec;
 #[cfg(debug_assertions)]
 // Fail points are in debug builds only.
 mod failpoints;
+mod health;
 mod ledger;
 mod limits;
 mod lost;
 mod operations;
+mod prefetch;
+mod reload;
+mod resume;
 mod schedules;
 mod search_console;
 mod strangers;

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::cursor::Cursor;
 use crate::handler::Rows;
 use crate::permits::Unlimited;
 
@@ -53,6 +54,7 @@ fn context(deadline: Duration) -> BatchContext {
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
+        saved: Cursor::default(),
     }
 }
 

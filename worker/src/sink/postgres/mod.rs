@@ -4,6 +4,7 @@
 //! (`slice`); everything else is small and shares transactions (`write`).
 
 mod copy;
+mod cursors;
 mod slice;
 mod store;
 mod write;
@@ -80,14 +81,16 @@ impl PostgresSink {
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
-    let sql = include_str!("../../../migrations/sink/postgres/0001_sink.sql").into_sql_str();
-    let mut migrator = Migrator::with_migrations(vec![Migration::new(
-        1,
-        "sink".into(),
-        MigrationType::Simple,
-        sql,
-        false,
-    )]);
+    let migration = |version, name: &'static str, sql: &'static str| {
+        let sql = sql.into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    };
+    let sink = include_str!("../../../migrations/sink/postgres/0001_sink.sql");
+    let cursors = include_str!("../../../migrations/sink/postgres/0003_cursors.sql");
+    let mut migrator = Migrator::with_migrations(vec![
+        migration(1, "sink", sink),
+        migration(3, "cursors", cursors),
+    ]);
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
     migrator.run(pool).await.map_err(|error| match error {

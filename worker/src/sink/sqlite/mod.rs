@@ -3,6 +3,7 @@
 //! WAL with full synchronisation: what is acked is on the disk. Writers take the write lock at the start of
 //! a transaction (BEGIN IMMEDIATE), so that two processes queue up instead of failing at COMMIT.
 
+mod cursors;
 mod store;
 mod write;
 
@@ -82,14 +83,16 @@ impl SqliteSink {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
-    let sql = include_str!("../../../migrations/sink/sqlite/0001_sink.sql").into_sql_str();
-    let mut migrator = Migrator::with_migrations(vec![Migration::new(
-        1,
-        "sink".into(),
-        MigrationType::Simple,
-        sql,
-        false,
-    )]);
+    let migration = |version, name: &'static str, sql: &'static str| {
+        let sql = sql.into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    };
+    let sink = include_str!("../../../migrations/sink/sqlite/0001_sink.sql");
+    let cursors = include_str!("../../../migrations/sink/sqlite/0003_cursors.sql");
+    let mut migrator = Migrator::with_migrations(vec![
+        migration(1, "sink", sink),
+        migration(3, "cursors", cursors),
+    ]);
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
     let schema = |e: sqlx::migrate::MigrateError| SinkError::Schema(e.to_string());

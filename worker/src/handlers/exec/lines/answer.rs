@@ -8,6 +8,7 @@ use shared::id::BatchId;
 use shared::outcome::{FollowUp, Statistics};
 use shared::payload::{check_json, contains_nul};
 
+use crate::cursor::MAX_CURSOR_BYTES;
 use crate::handler::{HandlerError, Output, Rows};
 use crate::handlers::rows::{Accepted, Flood, Lines};
 use crate::handlers::wire::{check_statistics, delay, throttle};
@@ -20,6 +21,8 @@ pub(super) enum Word {
     Ready(u32),
     Row(Box<RawValue>),
     FollowUp(FollowUp),
+    /// How far it has come.
+    Cursor(Box<RawValue>),
     Completed {
         batch: BatchId,
         /// How many rows came before.
@@ -76,6 +79,8 @@ pub(super) struct Answer {
 struct Said {
     accepted: Accepted,
     follow_ups: Vec<FollowUp>,
+    /// The last one that was not saved yet.
+    cursor: Option<Box<RawValue>>,
     end: Option<End>,
     /// It speaks of something else: what it says next cannot be trusted either.
     astray: Option<&'static str>,
@@ -111,6 +116,11 @@ impl Answer {
         Ok(said.end.is_some() || said.astray.is_some())
     }
 
+    /// How far it has come since this was asked last.
+    pub(super) fn take_cursor(&mut self) -> Option<Box<RawValue>> {
+        self.said.cursor.take()
+    }
+
     /// Whether the process can be given another batch.
     pub(super) fn is_clean(&self) -> bool {
         self.said.end.is_some() && self.said.astray.is_none()
@@ -123,6 +133,7 @@ impl Answer {
             follow_ups,
             end,
             astray,
+            cursor: _,
         } = self.said;
         if let Some(astray) = astray {
             return Err(HandlerError::retry(astray));
@@ -165,6 +176,14 @@ impl Said {
             Ok(Word::Row(row)) => return self.accepted.push(row),
             Ok(Word::FollowUp(follow_up)) => {
                 self.follow_ups.push(follow_up);
+                return Ok(());
+            }
+            Ok(Word::Cursor(cursor)) if cursor.get().len() > MAX_CURSOR_BYTES => {
+                self.accepted.object(number, "is a cursor over 64 KiB");
+                return Ok(());
+            }
+            Ok(Word::Cursor(cursor)) => {
+                self.cursor = Some(cursor);
                 return Ok(());
             }
             Ok(Word::Ready(_)) => {

@@ -197,7 +197,8 @@ impl LongLived {
             let _ = stdin.write_all(line.as_bytes()).await;
             Ok(())
         };
-        let exchange = async { tokio::try_join!(told, hear(stdout, piece, answer)).map(|_| ()) };
+        let exchange =
+            async { tokio::try_join!(told, hear(stdout, piece, answer, ctx)).map(|_| ()) };
         let mut exchange = pin!(exchange);
         let ending = tokio::select! {
             biased;
@@ -289,9 +290,16 @@ async fn hear(
     stdout: &mut ChildStdout,
     piece: &mut [u8],
     answer: &mut Answer,
+    ctx: &BatchContext,
 ) -> Result<(), Silence> {
     while let Ok(length @ 1..) = stdout.read(piece).await {
-        if answer.push(&piece[..length])? {
+        let is_over = answer.push(&piece[..length])?;
+        if let Some(cursor) = answer.take_cursor()
+            && let Err(error) = ctx.save_cursor(&cursor).await
+        {
+            tracing::warn!(batch.id = %ctx.batch.id, %error, "the batch would start from an earlier cursor");
+        }
+        if is_over {
             return Ok(());
         }
     }

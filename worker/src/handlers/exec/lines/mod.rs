@@ -17,6 +17,7 @@
 //! ```json
 //! {"row": …}
 //! {"follow_up": {"pipeline": "index", "key": "tenant", "payload": …}}
+//! {"cursor": …}
 //! ```
 //!
 //! and then with one of these, which ends the batch:
@@ -27,6 +28,9 @@
 //! {"throttled": {"batch": "0197…", "reason": "for a person", "after_ms": 30000}}
 //! {"failed": {"batch": "0197…", "error": "for a person"}}
 //! ```
+//!
+//! A cursor says how far it has come, in at most 64 KiB of JSON of its own. If this attempt cannot finish, the line
+//! that begins the next one has it as `cursor`; rows that were written before it are not kept.
 //!
 //! `rows`, `statistics` and `after_ms` of a retry may be left out; `rows` is checked where it is given. The next
 //! line comes only after that. At end of file the process should end: it gets SIGTERM after 5 s, SIGKILL 2 s later.

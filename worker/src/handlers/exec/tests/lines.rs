@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::value::RawValue;
 
 use super::*;
+use crate::cursor::Cursors;
+use crate::sink::SinkError;
 
 /// Answers each batch as its payload, a piece of Python, says; `say` writes a line, `end` ends the batch.
 const SCRIPT: &str = r#"
@@ -116,6 +121,51 @@ async fn a_batch_is_told_with_everything_that_is_known_about_it() {
     );
     let left = row["deadline_ms"].as_u64().unwrap();
     assert!((30_000..=60_000).contains(&left), "{left}");
+}
+
+/// Keeps one cursor, whoever's it is.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Option<String>>);
+
+#[async_trait]
+impl Cursors for Kept {
+    async fn cursor(&self, _: BatchId) -> Result<Option<Box<RawValue>>, SinkError> {
+        unreachable!("whoever delivers the batch has read it")
+    }
+
+    async fn save_cursor(
+        &self,
+        _: BatchId,
+        _: Attempt,
+        cursor: Box<RawValue>,
+    ) -> Result<(), SinkError> {
+        *self.0.lock().unwrap() = Some(cursor.get().to_owned());
+        Ok(())
+    }
+
+    async fn forget_old_cursors(&self) -> Result<(), SinkError> {
+        unreachable!("nobody asks for it")
+    }
+}
+
+#[tokio::test]
+async fn a_process_goes_on_where_an_earlier_attempt_stopped() {
+    let (exec, kept) = (one_process(), Arc::new(Kept::default()));
+    let attempt = async |found: Option<&str>| {
+        let python = "say(row=batch.get('cursor')); say(cursor={'line': 7}); \
+            end() if 'cursor' in batch else say(retry={'batch': batch['batch'], 'error': 'half'})";
+        let mut ctx = context(&payload(python), NEVER);
+        let found = found.map(|found| RawValue::from_string(found.to_owned()).unwrap());
+        ctx.saved = Cursor::kept_in(kept.clone(), found);
+        handle(&exec, &ctx).await
+    };
+    assert_eq!(retried(attempt(None).await), "half");
+    let saved = kept.0.lock().unwrap().take().unwrap();
+    assert_eq!(saved, "{\"line\": 7}");
+    assert_eq!(attempt(Some(&saved)).await.unwrap(), ["{\"line\": 7}"]);
+
+    let long = run(&exec, "say(cursor='x' * 65536); end()").await;
+    assert!(failed(long, "bad_output").contains("64 KiB"));
 }
 
 #[tokio::test]

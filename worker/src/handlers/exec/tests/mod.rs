@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::cursor::Cursor;
 use crate::handler::Rows;
 use crate::permits::Unlimited;
 
@@ -51,6 +52,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
+        saved: Cursor::default(),
     }
 }
 

@@ -1,8 +1,9 @@
-//! How the API is served: HTTP/1.1 with a limit on everything that a client could hold on to.
+//! How HTTP is served: HTTP/1.1 with a limit on everything that a client could hold on to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -10,11 +11,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use super::Api;
-
-/// Headers and bytes beyond which a request is refused without a word; well below, [`super::guard`] says why.
+/// Headers and bytes beyond which a request is refused without a word.
 const MAX_HEADERS: usize = 128;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long to leave a listener alone that cannot accept, such as for want of file descriptors.
@@ -50,12 +48,11 @@ pub struct Server {
     pub draining: CancellationToken,
 }
 
-/// Serves until draining.
+/// Serves until draining. Whoever builds the routes sees to [`Patience::body`].
 ///
 /// # Panics
 /// Never: the semaphore is not closed.
-pub async fn serve(api: Arc<Api>, server: Server) -> std::io::Result<()> {
-    let service = super::service(api, server.patience.body);
+pub async fn serve(routes: Router, server: Server) -> std::io::Result<()> {
     let mut http = Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(server.patience.head)
@@ -74,10 +71,8 @@ pub async fn serve(api: Arc<Api>, server: Server) -> std::io::Result<()> {
             stream = accept(&server.listener) => stream,
             () = server.draining.cancelled() => break,
         };
-        let hyper_service = TowerToHyperService::new(service.clone().map_request(
-            |request: hyper::Request<hyper::body::Incoming>| request.map(axum::body::Body::new),
-        ));
-        let connection = http.serve_connection(TokioIo::new(stream), hyper_service);
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -1,0 +1,168 @@
+//! The slots: how many batches run at once. Their number may change while batches run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::Instant;
+
+use crate::pace::Pace;
+
+/// The slots of a worker; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Slots(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    free: Semaphore,
+    count: watch::Sender<u32>,
+    /// Slots that are taken away as soon as their batches have ended.
+    surplus: Mutex<u32>,
+    pace: Pace,
+}
+
+/// A slot, or all of them. Dropping it makes room for the next batch.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    /// Taken out when it is dropped.
+    permit: Option<SemaphorePermit<'a>>,
+    slots: &'a Slots,
+    since: Instant,
+}
+
+impl Slots {
+    /// So many. `pace` is told how long each is kept.
+    #[must_use]
+    pub fn new(count: u32, pace: Pace) -> Self {
+        Self(Arc::new(Shared {
+            free: Semaphore::new(count as usize),
+            count: watch::Sender::new(count),
+            surplus: Mutex::default(),
+            pace,
+        }))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        *self.0.count.borrow()
+    }
+
+    /// Whether any is taken.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.free.available_permits() < self.count() as usize
+    }
+
+    /// Waits for one, in the order of asking.
+    pub async fn take(&self) -> Slot<'_> {
+        self.take_many(1).await
+    }
+
+    /// Waits until all are free, and takes them. Whoever asks after this waits until they are given back.
+    pub async fn take_all(&self) -> Slot<'_> {
+        let mut count = self.0.count.subscribe();
+        loop {
+            let all = *count.borrow_and_update();
+            tokio::select! {
+                slot = self.take_many(all) => return slot,
+                Ok(()) = count.changed() => {}
+            }
+        }
+    }
+
+    async fn take_many(&self, count: u32) -> Slot<'_> {
+        let permit = self.0.free.acquire_many(count).await;
+        Slot {
+            permit: Some(permit.expect("the slots are never closed")),
+            slots: self,
+            since: Instant::now(),
+        }
+    }
+
+    /// Changes their number. Batches that run keep theirs until they end.
+    pub fn resize(&self, count: u32) {
+        let mut surplus = self.surplus();
+        let before = self.0.count.send_replace(count);
+        if count >= before {
+            let more = count - before;
+            let kept = more.min(*surplus);
+            *surplus -= kept;
+            self.0.free.add_permits((more - kept) as usize);
+        } else {
+            let fewer = before - count;
+            let forgotten = self.0.free.forget_permits(fewer as usize);
+            *surplus += fewer - u32::try_from(forgotten).unwrap_or(fewer);
+        }
+    }
+
+    fn surplus(&self) -> std::sync::MutexGuard<'_, u32> {
+        self.0
+            .surplus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.slots.0.pace.note_slot(self.since.elapsed());
+        let Some(mut permit) = self.permit.take() else {
+            return;
+        };
+        let mut surplus = self.slots.surplus();
+        let held = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
+        let taken_away = held.min(*surplus);
+        *surplus -= taken_away;
+        if let Some(gone) = permit.split(taken_away as usize) {
+            gone.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn their_number_changes_while_batches_run() {
+        let slots = Slots::new(2, Pace::new(0..=0));
+        let (one, two) = (slots.take().await, slots.take().await);
+        slots.resize(1);
+        drop(one);
+        assert!(slots.take().now_or_never().is_none(), "taken away");
+        drop(two);
+        assert!(!slots.is_running());
+        let one = slots.take().await;
+        assert!(slots.take().now_or_never().is_none());
+        slots.resize(3);
+        let rest = (slots.take().await, slots.take().await);
+        assert!(slots.take().now_or_never().is_none());
+        drop((one, rest));
+        assert!(!slots.is_running());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_all_slots_gets_as_many_as_there_are() {
+        let slots = Slots::new(2, Pace::new(0..=0));
+        let one = slots.take().await;
+        let mut all = std::pin::pin!(slots.take_all());
+        assert!(all.as_mut().now_or_never().is_none());
+        slots.resize(1);
+        drop(one);
+        assert!(all.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_was_to_go_may_stay() {
+        let slots = Slots::new(3, Pace::new(0..=0));
+        let all = slots.take_all().await;
+        slots.resize(1);
+        slots.resize(2);
+        drop(all);
+        let two = (slots.take().await, slots.take().await);
+        assert!(slots.take().now_or_never().is_none());
+        drop(two);
+    }
+}
