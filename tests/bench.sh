@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures. Prints one JSON line a figure to stdout, everything else to stderr.
-# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use exec_lines io_bound worker_cpu     (default: all)
+# usage: tests/bench.sh [FIGURE ...]     figures: end_to_end slice_path limit_use exec_lines copy_path io_bound worker_cpu     (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/lib/setup.sh
@@ -39,6 +39,12 @@ exec_lines() {
   cargo run --release --quiet -p tidegate-bench --bin exec_lines
 }
 
+copy_path() {
+  ensure rabbitmq postgresql
+  cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
+  cargo run --release --quiet -p tidegate-bench --bin copy_path
+}
+
 io_bound() {
   ensure rabbitmq
   cargo build --release -p tidegate-coordinator -p tidegate-worker -p tidegate-bench >&2
@@ -51,7 +57,7 @@ worker_cpu() {
   cargo run --release --quiet -p tidegate-bench --bin worker_cpu
 }
 
-figures="end_to_end slice_path limit_use exec_lines io_bound worker_cpu"
+figures="end_to_end slice_path limit_use exec_lines copy_path io_bound worker_cpu"
 # Names without spaces.
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $figures

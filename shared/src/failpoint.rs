@@ -14,8 +14,8 @@
 //! | `c.outcome.acked` | outcomes are acked |
 //! | `w.delivered` | a batch has arrived |
 //! | `w.handler.done` | its handler has ended, and nothing is stored |
-//! | `w.sink.before_commit` | rows and marker are written, and not yet committed |
-//! | `w.sink.committed` | rows and marker are stored, and nobody knows |
+//! | `w.sink.before_commit` | rows and marker are written, and not yet committed; a file is staged without a marker |
+//! | `w.sink.committed` | rows and marker are stored, and nobody knows; a file is not in its place yet |
 //! | `w.outcome.sent` | outcomes are on their way, unconfirmed |
 //! | `w.outcome.confirmed` | the broker has the outcome, and the batch is not yet acked |
 //!

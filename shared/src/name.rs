@@ -1,4 +1,4 @@
-//! The names that messages and records carry: pipeline, limit, key, lane, attempt, instance.
+//! The names that messages and records carry: pipeline, limit, sink, key, lane, attempt, instance.
 //! Each is checked once, when it is made, so no later code has to look again.
 
 use std::fmt;
@@ -10,10 +10,12 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const MAX_PIPELINE_NAME_BYTES: usize = 100;
 /// Longest accepted limit name, in bytes.
 pub const MAX_LIMIT_NAME_BYTES: usize = 100;
+/// Longest accepted sink name, in bytes.
+pub const MAX_SINK_NAME_BYTES: usize = 100;
 /// Longest accepted key, in bytes: room for a long URL, small enough for a message header.
 pub const MAX_KEY_BYTES: usize = 2_048;
 
-/// Why a text is no [`PipelineName`], no [`LimitName`] or no [`Key`].
+/// Why a text is no [`PipelineName`], no [`LimitName`], no [`SinkName`] or no [`Key`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// A pipeline name with other characters, or too long, or empty.
@@ -28,6 +30,12 @@ pub enum NameError {
          at most {MAX_LIMIT_NAME_BYTES} bytes"
     )]
     Limit(String),
+    /// A sink name with other characters, or too long, or empty.
+    #[error(
+        "sink name {0:?} is not usable: start with a letter, go on with a-z, 0-9, '_', '-' or '.', \
+         at most {MAX_SINK_NAME_BYTES} bytes"
+    )]
+    Sink(String),
     /// An empty key.
     #[error("the key is empty: leave it out to use the default key, or name whose work it is")]
     EmptyKey,
@@ -73,6 +81,28 @@ impl LimitName {
             Ok(Self(name.into()))
         } else {
             Err(NameError::Limit(shorten(name)))
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A named sink, such as `visits`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SinkName(std::sync::Arc<str>);
+
+impl SinkName {
+    /// Checks the name: it becomes a metric label and the name of a folder.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        if name.len() <= MAX_SINK_NAME_BYTES && is_plain(name) {
+            Ok(Self(name.into()))
+        } else {
+            Err(NameError::Sink(shorten(name)))
         }
     }
 
@@ -149,6 +179,7 @@ macro_rules! text_conversions {
 }
 text_conversions!(PipelineName);
 text_conversions!(LimitName);
+text_conversions!(SinkName);
 text_conversions!(Key);
 
 /// A shard of the keys: `xxh3(key) % lanes`.

@@ -17,11 +17,12 @@ use shared::name::{Attempt, Instance};
 use shared::outcome::Completed;
 use shared::search_console::SearchType;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use worker::handler::Rows;
 use worker::jobs::search_console::slice_rows::{Numbers, Slice, SliceId, SliceRows};
 use worker::sink::postgres::PostgresSink;
 use worker::sink::sqlite::SqliteSink;
-use worker::sink::{Marker, Sink};
+use worker::sink::{Grouping, Marker, Sink};
 
 /// Batches under way at once: the prefetch of a busy worker.
 const AT_ONCE: usize = 128;
@@ -32,13 +33,23 @@ const ROWS_PER_SLICE: u32 = 25_000;
 #[tokio::main]
 async fn main() {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = SqliteSink::open(&folder.path().join("results.db"))
-        .await
-        .unwrap();
+    let sqlite = SqliteSink::open(
+        &folder.path().join("results.db"),
+        Grouping::default(),
+        CancellationToken::new(),
+    )
+    .await
+    .unwrap();
     measure("sqlite", Arc::new(sqlite)).await;
     let database = postgres::Database::create();
-    let postgres = PostgresSink::connect(&database.url().into()).await.unwrap();
+    let postgres = connect(&database).await;
     measure("postgres", Arc::new(postgres)).await;
+}
+
+async fn connect(database: &postgres::Database) -> PostgresSink {
+    let (url, hurry) = (database.url().into(), CancellationToken::new());
+    let sink = PostgresSink::connect(&url, Grouping::default(), hurry).await;
+    sink.unwrap()
 }
 
 async fn measure(name: &str, sink: Arc<dyn Sink>) {
@@ -85,6 +96,7 @@ async fn commit_all(
             attempt: Attempt::new(1),
             writer: Instance::from("bench".to_owned()),
             completed: Completed::default(),
+            batch_key: None,
         };
         let sink = Arc::clone(sink);
         running.spawn(async move { drop(sink.commit(marker, rows).await.unwrap()) });

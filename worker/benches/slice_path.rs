@@ -34,7 +34,7 @@ use worker::jobs::search_console::Job;
 use worker::jobs::search_console::slice_rows::Slice;
 use worker::permits::Unlimited;
 use worker::sink::postgres::PostgresSink;
-use worker::sink::{Marker, Sink};
+use worker::sink::{Grouping, Marker, Sink};
 
 const SITE: &str = "sc-domain:alpha.example";
 const SET: &str = "page,query,country,device";
@@ -75,18 +75,24 @@ async fn main() {
         now: Some(emulator.now().timestamp()),
         ..SearchConsoleConfig::default()
     };
-    let sink = Arc::new(PostgresSink::connect(&database.url().into()).await.unwrap());
+    let sink = Arc::new(connect(&database).await);
     let job = Job::new(&config, Arc::clone(&sink) as _).unwrap();
     drop(sink);
     let bench = Arc::new(Bench {
         _emulator: emulator,
         job,
-        sink: PostgresSink::connect(&database.url().into()).await.unwrap(),
+        sink: connect(&database).await,
         pool: PgPool::connect(&database.url()).await.unwrap(),
         slices: setting("SLICES", 8),
         in_flight: setting("IN_FLIGHT", 3),
     });
     run(bench, setting("ROUNDS", 3)).await;
+}
+
+async fn connect(database: &postgres::Database) -> PostgresSink {
+    let (url, hurry) = (database.url().into(), CancellationToken::new());
+    let sink = PostgresSink::connect(&url, Grouping::default(), hurry).await;
+    sink.unwrap()
 }
 
 async fn run(bench: Arc<Bench>, rounds: usize) {
@@ -160,6 +166,7 @@ impl Bench {
                 attempt: Attempt::new(1),
                 writer: Instance::from("bench".to_owned()),
                 completed: Completed::default(),
+                batch_key: None,
             };
             bench
                 .sink

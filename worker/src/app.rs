@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shared::broker::{BrokerError, Connector};
-use shared::config::{Config, ConfigError, DatabaseUrl, HandlerKind};
+use shared::config::{Config, ConfigError, HandlerKind};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
 use shared::{exit, telemetry};
@@ -17,7 +17,6 @@ use crate::claim::Claimant;
 use crate::commit::Commit;
 use crate::consume::ConsumeStage;
 use crate::control::{Cancelled, ControlListener};
-use crate::cursor::Cursors;
 use crate::handlers::exec::Exec;
 use crate::handlers::http::Http;
 use crate::handlers::noop::Noop;
@@ -33,9 +32,7 @@ use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
 use crate::reload::ReloadStage;
 use crate::report::Reporter;
-use crate::sink::postgres::PostgresSink;
-use crate::sink::sqlite::SqliteSink;
-use crate::sink::{Sink, SinkError};
+use crate::sinks::{DefaultSink, OpenError};
 use crate::slots::Slots;
 use crate::threads::HandlerThreads;
 
@@ -51,14 +48,9 @@ pub enum StartError {
     /// The Search Console job cannot be set up.
     #[error("configuration: {0}")]
     SearchConsole(#[from] JobError),
-    /// The sink cannot be opened.
-    #[error("sink {address}: {problem}")]
-    Sink {
-        /// Which database.
-        address: String,
-        /// Why not.
-        problem: SinkError,
-    },
+    /// A sink cannot be opened.
+    #[error(transparent)]
+    Sink(#[from] OpenError),
     /// The address for probes and metrics cannot be had.
     #[error("worker.listen: cannot listen on {address}: {problem}")]
     Listen {
@@ -80,14 +72,11 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Sink {
-                problem: SinkError::Unavailable(_),
-                ..
-            } => exit::UNAVAILABLE,
+            Self::Sink(error) if error.is_unavailable() => exit::UNAVAILABLE,
             Self::Config(_)
             | Self::OwnHandlers(_)
             | Self::SearchConsole(_)
-            | Self::Sink { .. }
+            | Self::Sink(_)
             | Self::Listen { .. } => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
@@ -107,11 +96,14 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     let listener = TcpListener::bind(address)
         .await
         .map_err(|problem| StartError::Listen { address, problem })?;
-    let (sink, store, cursors) = open_sink(&config).await?;
+    let lifecycle = Lifecycle::new();
+    let default = DefaultSink::open(&config, lifecycle.draining()).await?;
+    let cursors = default.cursors();
     if let Err(error) = cursors.forget_old_cursors().await {
         tracing::warn!(%error, "cannot remove old cursors");
     }
-    let registry = registry(&config, store, &own)?;
+    let registry = registry(&config, default.store(), &own)?;
+    let sinks = default.and_others(&config).await?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker);
     // Says early what is wrong with the broker; the stages connect for themselves.
@@ -119,7 +111,6 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     connector.goodbye(connection).await;
 
     let threads = HandlerThreads::start(config.worker.threads()).map_err(anyhow::Error::from)?;
-    let lifecycle = Lifecycle::new();
     let publishing = connector.publishing_pool();
     let holding = Holding::default();
     let readiness = Readiness::default();
@@ -184,7 +175,7 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         readiness,
         cursors,
         commit: Commit {
-            sink,
+            sinks,
             reports,
             writer: worker,
         },
@@ -225,31 +216,6 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         .map_err(anyhow::Error::from)?;
     tracing::info!(code, "worker stopped");
     Ok(code)
-}
-
-/// One database, as what writes batches, the Search Console job and those who resume see it.
-type OpenSink = (
-    Arc<dyn Sink>,
-    Arc<dyn SearchAnalyticsStore>,
-    Arc<dyn Cursors>,
-);
-
-async fn open_sink(config: &Config) -> Result<OpenSink, StartError> {
-    let url = config.sink_url();
-    let failed = |problem| StartError::Sink {
-        address: url.address(),
-        problem,
-    };
-    Ok(match &url {
-        DatabaseUrl::Sqlite(path) => {
-            let sink = Arc::new(SqliteSink::open(path).await.map_err(failed)?);
-            (sink.clone(), sink.clone(), sink)
-        }
-        DatabaseUrl::Postgres(url) => {
-            let sink = Arc::new(PostgresSink::connect(url).await.map_err(failed)?);
-            (sink.clone(), sink.clone(), sink)
-        }
-    })
 }
 
 fn registry(

@@ -4,28 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::backoff::Backoff;
 use shared::batch::Batch;
-use shared::id::BatchId;
+use shared::config::SinkChoice;
 use shared::name::Instance;
 use shared::outcome::{Completed, FollowUp, MAX_FOLLOW_UP_BYTES, Outcome, Report, printable_error};
 use shared::payload;
-use tokio::time::{Instant, sleep};
 
 use crate::handler::{HandlerError, Output, Rows};
 use crate::held::Held;
 use crate::report::Reports;
-use crate::sink::{Marker, Sink, SinkError};
+use crate::sink::entrance::Entrance;
+use crate::sink::{Marker, SinkError};
+use crate::sinks::Sinks;
 use crate::slots::Slot;
-
-/// How long a finished batch waits for a sink that is away before it is given back. Long enough for a
-/// database to restart, short enough that the broker's consumer timeout is far.
-const SINK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is needed to finish a batch.
 pub struct Commit {
     /// Where results are stored.
-    pub sink: Arc<dyn Sink>,
+    pub sinks: Sinks,
     /// Where outcomes are reported.
     pub reports: Reports,
     /// Who writes.
@@ -45,33 +41,38 @@ pub struct Work {
     pub took: Option<Duration>,
 }
 
-/// The sink was away for longer than [`SINK_PATIENCE`]; the batch was given back.
+/// The sink was away for longer than its [`Entrance`] waits; the batch was given back.
 #[derive(Debug, thiserror::Error)]
 #[error("the sink is away: {0}")]
 pub struct SinkAway(SinkError);
 
 impl Commit {
     /// Finishes a batch whose handler ended: rows and marker, confirmed outcome, ack. The slot, where it has one
-    /// of its own, is free for the next batch as soon as the rows are in.
+    /// of its own, is free for the next batch as soon as the sink has room for the rows.
     pub async fn finish(
         &self,
         work: Work,
         ended: Result<Output, HandlerError>,
-        has_sink: bool,
+        sink: &SinkChoice,
         slot: Option<Slot<'_>>,
     ) -> Result<(), SinkAway> {
-        let outcome = match ended {
-            Ok(output) if has_sink => match self.store(&work.batch, output).await {
+        let outcome = match (ended, self.sinks.get(sink)) {
+            (Ok(output), Some(sink)) => match self.store(sink, &work.batch, output, slot).await {
                 Ok(outcome) => outcome,
                 Err(away) => {
                     work.held.give_back().await;
                     return Err(away);
                 }
             },
-            Ok(output) => count_only(output),
-            Err(error) => verdict(error),
+            (Ok(output), None) => {
+                drop(slot);
+                count_only(output)
+            }
+            (Err(error), _) => {
+                drop(slot);
+                verdict(error)
+            }
         };
-        drop(slot);
         self.report(work, outcome).await;
         Ok(())
     }
@@ -105,15 +106,28 @@ impl Commit {
     }
 
     /// The outcome that was stored before, by whoever ran this batch then.
-    pub async fn find(&self, batch: &Batch) -> Result<Option<Outcome>, SinkAway> {
-        match self.patiently(|| self.sink.find(batch.id)).await {
+    pub async fn find(
+        &self,
+        batch: &Batch,
+        sink: &SinkChoice,
+    ) -> Result<Option<Outcome>, SinkAway> {
+        let Some(sink) = self.sinks.get(sink) else {
+            return Ok(None);
+        };
+        match sink.find(batch.id).await {
             Ok(found) => Ok(found.map(Outcome::Completed)),
             Err(SinkError::Unavailable(error)) => Err(SinkAway(SinkError::Unavailable(error))),
             Err(error) => Ok(Some(refused(&error))),
         }
     }
 
-    async fn store(&self, batch: &Batch, output: Output) -> Result<Outcome, SinkAway> {
+    async fn store(
+        &self,
+        sink: &Entrance,
+        batch: &Batch,
+        output: Output,
+        slot: Option<Slot<'_>>,
+    ) -> Result<Outcome, SinkAway> {
         if let Err(problem) = check_follow_ups(&output.follow_ups) {
             return Ok(problem);
         }
@@ -127,12 +141,14 @@ impl Commit {
             attempt: batch.attempt,
             writer: self.writer.clone(),
             completed,
+            batch_key: output.batch_key,
         };
         let rows = Arc::new(output.rows);
-        match self
-            .patiently(|| self.sink.commit(marker.clone(), rows.clone()))
-            .await
-        {
+        // The bound of memory: results that wait to be stored take room, and without room a slot. So there are never
+        // more of them than the sink's `bytes` and one a slot.
+        let _room = sink.room(&rows).await;
+        drop(slot);
+        match sink.commit(marker, rows).await {
             Ok(committed) => Ok(Outcome::Completed(committed.into_completed())),
             Err(error @ SinkError::Unavailable(_)) if error.is_about_the_rows() => {
                 Ok(verdict(HandlerError::retry(error.to_string())))
@@ -140,35 +156,6 @@ impl Commit {
             Err(SinkError::Unavailable(error)) => Err(SinkAway(SinkError::Unavailable(error))),
             Err(error) => Ok(refused(&error)),
         }
-    }
-
-    /// Returns once the sink answers a question.
-    pub async fn until_sink_answers(&self) {
-        for failures in 1.. {
-            match self.sink.find(BatchId::generate()).await {
-                Err(SinkError::Unavailable(_)) => sleep(Backoff::RECONNECT.draw(failures)).await,
-                _ => return,
-            }
-        }
-    }
-
-    /// Tries again while the sink is away, as long as patience lasts.
-    async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, SinkError>
-    where
-        F: Future<Output = Result<T, SinkError>>,
-    {
-        let give_up = Instant::now() + SINK_PATIENCE;
-        for failures in 1.. {
-            match call().await {
-                Err(error @ SinkError::Unavailable(_)) if Instant::now() < give_up => {
-                    tracing::warn!(%error, failures, "the sink does not answer, trying again");
-                    metrics::counter!("tidegate_sink_failures_total").increment(1);
-                }
-                other => return other,
-            }
-            sleep(Backoff::RECONNECT.draw(failures)).await;
-        }
-        unreachable!("the loop only ends by returning")
     }
 }
 
@@ -187,6 +174,7 @@ fn count_only(output: Output) -> Outcome {
         rows,
         statistics,
         follow_ups,
+        ..
     } = output;
     match check_follow_ups(&follow_ups) {
         Ok(()) => Outcome::Completed(Completed {
@@ -221,6 +209,7 @@ fn verdict(error: HandlerError) -> Outcome {
 fn refused(error: &SinkError) -> Outcome {
     let reason = match error {
         SinkError::DamagedMarker { .. } => "damaged_marker",
+        SinkError::Unfit(_) => "bad_row",
         _ => "sink_refused",
     };
     Outcome::Failed {
@@ -260,5 +249,18 @@ impl Rows {
             Self::Json(rows) => rows.len() as u64,
             Self::Slice(slice) => slice.rows.len() as u64,
         }
+    }
+
+    /// About how much memory they take.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        /// A pointer, a length, and what an allocation costs.
+        const ROW: usize = 32;
+        let bytes = match self {
+            Self::None => 0,
+            Self::Json(rows) => rows.iter().map(|row| row.get().len() + ROW).sum(),
+            Self::Slice(slice) => slice.rows.text_bytes() + slice.rows.len() * 2 * ROW,
+        };
+        bytes as u64
     }
 }

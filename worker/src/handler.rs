@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use shared::ask::{About, Said, Want};
 use shared::batch::Batch;
-use shared::name::LimitName;
+use shared::name::{Key, LimitName};
 use shared::outcome::{FollowUp, Statistics};
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,9 @@ impl BatchContext {
 pub struct Output {
     /// What goes into the sink.
     pub rows: Rows,
+    /// Which batches' rows may be written together with these: those of the same batch key. Files in a folder have a
+    /// folder for each. Default: those without one.
+    pub batch_key: Option<Key>,
     /// Batches to run next, in the same run.
     pub follow_ups: Vec<FollowUp>,
     /// Named counts, summed over the run.

@@ -72,6 +72,10 @@ fn health() {
         "Calls of the sink that it did not answer."
     );
     describe_counter!(
+        "tidegate_sink_bisections_total",
+        "Groups of batches that the sink refused and that were written in halves."
+    );
+    describe_counter!(
         "tidegate_asking_lost_total",
         "Times that the way to the coordinator broke."
     );

@@ -47,6 +47,13 @@ impl Output {
         Ok(self)
     }
 
+    /// The same, to be written with the rows of batches that name the same batch key.
+    #[must_use]
+    pub fn batch_key(mut self, key: Key) -> Self {
+        self.batch_key = Some(key);
+        self
+    }
+
     /// The same with so many more of something that is counted over the run.
     #[must_use]
     pub fn count(mut self, name: &str, many: u64) -> Self {
@@ -122,10 +129,12 @@ mod tests {
             .and_then(|output| output.follow_up("next", &key, &["a"]))
             .and_then(|output| output.follow_up("next", &key, &["b"]))
             .unwrap()
+            .batch_key(key.clone())
             .count("calls", 2)
             .count("calls", 3);
         let payloads: Vec<&str> = output.follow_ups.iter().map(|f| f.payload.get()).collect();
         assert_eq!(payloads, [r#"["a"]"#, r#"["b"]"#]);
         assert_eq!(output.statistics["calls"], 5);
+        assert_eq!(output.batch_key, Some(key));
     }
 }

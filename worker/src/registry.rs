@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shared::config::SinkChoice;
 use shared::name::PipelineName;
 
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
@@ -43,8 +44,8 @@ pub struct Served {
     pub handler: Arc<dyn AnyHandler>,
     /// Longest run time of one attempt.
     pub deadline: Duration,
-    /// Whether results are stored, with a commit marker.
-    pub sink: bool,
+    /// Where results are stored, with a commit marker.
+    pub sink: SinkChoice,
 }
 
 impl Served {
@@ -54,7 +55,7 @@ impl Served {
         Self {
             handler,
             deadline,
-            sink: false,
+            sink: SinkChoice::None,
         }
     }
 }

@@ -135,6 +135,7 @@ mod tests {
             holding: vec![],
             draining: false,
             seen_ms_ago: 0,
+            memory_bytes: None,
             lanes: None,
             clock_skew_ms: None,
         };

@@ -6,6 +6,7 @@
 
 mod api;
 mod broker;
+mod columns;
 mod error;
 mod exec;
 mod http;
@@ -17,6 +18,7 @@ mod reconcile;
 mod schedules;
 mod search_console;
 mod sections;
+mod sinks;
 mod size;
 mod span;
 mod webhooks;
@@ -31,6 +33,7 @@ use serde::Deserialize;
 
 pub use api::{ApiConfig, ApiToken, Role, TokenConfig};
 pub use broker::{BrokerConfig, TopologyMode};
+pub use columns::{Column, ColumnType};
 pub use error::ConfigError;
 pub use exec::ExecMode;
 pub use levels::LevelsConfig;
@@ -39,13 +42,14 @@ pub use pipeline::{HandlerKind, PipelineConfig};
 pub use reconcile::ReconcileConfig;
 pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
-pub use sections::{DatabaseUrl, LedgerConfig, SinkConfig, WorkerConfig};
+pub use sections::{DatabaseUrl, LedgerConfig, WorkerConfig};
+pub use sinks::{SinkChoice, SinkConfig, SinkKind, SinkPlace, Table};
 pub use size::Size;
 pub use span::Span;
 pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
 pub use weight::{Weight, WeightError};
 
-use crate::name::{LimitName, PipelineName};
+use crate::name::{LimitName, PipelineName, SinkName};
 use crate::search_console::{PIPELINE_LIMITS, PLAN_PIPELINE, SLICE_PIPELINE};
 
 /// The file that is read when `--config` names none and it exists.
@@ -66,8 +70,10 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// The coordinator's record.
     pub ledger: LedgerConfig,
-    /// Where results go.
+    /// Where results go, unless their pipeline names another sink; and what the Search Console job keeps.
     pub sink: SinkConfig,
+    /// Other places where results go, by name.
+    pub sinks: BTreeMap<SinkName, SinkConfig>,
     /// The coordinator's HTTP API.
     pub api: ApiConfig,
     /// When a batch is taken for lost.
@@ -96,6 +102,7 @@ impl Default for Config {
             broker: BrokerConfig::default(),
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
+            sinks: BTreeMap::new(),
             api: ApiConfig::default(),
             reconcile: ReconcileConfig::default(),
             levels: LevelsConfig::default(),
@@ -180,6 +187,7 @@ impl Config {
         for (name, limit) in &self.limits {
             limit.check(name)?;
         }
+        self.check_sinks()?;
         for (name, pipeline) in &self.pipelines {
             pipeline.check(name, &self.broker)?;
             if let Some(unknown) = pipeline
@@ -269,15 +277,6 @@ impl Config {
             .url
             .clone()
             .unwrap_or_else(|| DatabaseUrl::file(&self.data_dir, "ledger.db"))
-    }
-
-    /// The sink's database: the configured one, else a file in `data_dir`.
-    #[must_use]
-    pub fn sink_url(&self) -> DatabaseUrl {
-        self.sink
-            .url
-            .clone()
-            .unwrap_or_else(|| DatabaseUrl::file(&self.data_dir, "results.db"))
     }
 }
 

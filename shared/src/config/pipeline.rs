@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use super::{BrokerConfig, ConfigError, ExecMode, Size, Span, Weight};
+use super::{BrokerConfig, ConfigError, ExecMode, SinkChoice, Size, Span, Weight};
 use crate::backoff::Backoff;
 use crate::name::{Key, LimitName, PipelineName};
 
@@ -60,8 +60,10 @@ pub struct PipelineConfig {
     pub retry_base: Span,
     /// Upper bound of all retry delays. Default 5 min.
     pub retry_cap: Span,
-    /// Whether results are stored. `false`: rows are counted and dropped, and no commit marker is written.
-    pub sink: bool,
+    /// Where results are stored: the name of one of `[sinks]`, `true` for the default `[sink]`, or `false`: then rows
+    /// are counted and dropped, and no commit marker is written. Default `true`. Change it only while nothing of
+    /// the pipeline is out: a batch's commit marker is where its rows are.
+    pub sink: SinkChoice,
     /// Batches out per live slot. Default 4.
     pub look_ahead: u32,
     /// Fewest batches out, workers or not: what makes depth visible to an autoscaler. Default 16.
@@ -129,7 +131,7 @@ impl Default for PipelineConfig {
             max_attempts: 5,
             retry_base: Span::seconds(1),
             retry_cap: Span::seconds(5 * 60),
-            sink: true,
+            sink: SinkChoice::default(),
             look_ahead: 4,
             window_min: 16,
             window_max: 1_000,

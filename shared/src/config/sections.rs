@@ -1,4 +1,4 @@
-//! The small sections: `[ledger]`, `[sink]`, `[worker]`.
+//! The small sections: `[ledger]`, `[worker]`.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -68,14 +68,6 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
 pub struct LedgerConfig {
     /// `sqlite://…` or `postgres://…`. Default: `ledger.db` in `data_dir`. Whichever it is, one coordinator
     /// uses it at a time.
-    pub url: Option<DatabaseUrl>,
-}
-
-/// Where results go. `TIDEGATE_SINK__…`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SinkConfig {
-    /// `sqlite://…` or `postgres://…`. Default: `results.db` in `data_dir`.
     pub url: Option<DatabaseUrl>,
 }
 

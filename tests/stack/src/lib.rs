@@ -5,11 +5,16 @@
 //! batches can kill, `sleeping-worker` ([`sleeper`]) one whose batches take as long as they are told,
 //! `blocking-worker` one whose threads they can block ([`blocking`]), and `resuming-worker` one that goes on where an
 //! earlier attempt stopped. [`fairness`], [`backlog`] and [`rolling`] are scenarios that the suite plays with many
-//! batches, and the slow suite with more.
+//! batches, and the slow suite with more; [`outage`] is one that the suite plays for seconds, and the slow suite
+//! for longer.
+
+// What is left behind is said on standard error.
+#![allow(clippy::print_stderr)]
 
 pub mod backlog;
 pub mod blocking;
 pub mod fairness;
+pub mod outage;
 pub mod rolling;
 pub mod script;
 pub mod search_console;

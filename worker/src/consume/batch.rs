@@ -178,8 +178,8 @@ impl ConsumeStage {
 
     /// The outcome that is stored already, where the batch may have been done before.
     async fn done_before(&self, served: &Served, work: &Work) -> Result<Option<Outcome>, SinkAway> {
-        if served.sink && is_again(work) {
-            self.commit.find(&work.batch).await
+        if is_again(work) {
+            self.commit.find(&work.batch, &served.sink).await
         } else {
             Ok(None)
         }
@@ -268,7 +268,7 @@ impl ConsumeStage {
             }
             Processed::Ended(ended) => {
                 let begun = Instant::now();
-                let finished = self.commit.finish(work, ended, served.sink, slot).await;
+                let finished = self.commit.finish(work, ended, &served.sink, slot).await;
                 self.pace.note_round_trip(begun.elapsed());
                 finished.map_err(Away::Sink)
             }

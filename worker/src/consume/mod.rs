@@ -285,7 +285,7 @@ impl ConsumeStage {
             match error {
                 SessionError::Broker(_) | SessionError::ConsumerCancelled(_) => {}
                 SessionError::SinkAway => {
-                    self.commit.until_sink_answers().await;
+                    self.commit.sinks.until_all_answer().await;
                     tracing::info!("the sink answers again");
                 }
                 SessionError::CoordinatorAway => {

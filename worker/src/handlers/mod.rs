@@ -7,3 +7,5 @@ pub mod noop;
 mod rows;
 mod stop;
 mod wire;
+
+pub(crate) use self::wire::one_line;

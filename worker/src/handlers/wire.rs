@@ -65,7 +65,7 @@ impl<'a> Request<'a> {
 }
 
 /// In valid JSON, a bare line break is only ever white space.
-pub(super) fn one_line(json: &str) -> String {
+pub(crate) fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 

@@ -1,150 +1,170 @@
-//! Many small commits, few transactions: whatever gathered while the last group was being written goes
-//! next, up to a limit. Alone, nobody waits; under load, a commit costs a fraction of a disk sync.
-//! One batch that the database refuses never fails its neighbours: then each is written on its own.
+//! Many small commits, few transactions. Alone, nobody waits unless the config says so; under load, a commit costs a
+//! fraction of a disk sync. A group that is refused is halved until only the guilty batch is left: that one fails,
+//! and its neighbours have cost a transaction for each halving.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::waiting::{Grouping, Next, Waiting, Write};
 use super::{Committed, Marker, SinkError};
-use crate::handler::Rows;
 
-/// Most batches in one transaction.
-const MAX_GROUP: usize = 256;
-/// A group is closed at so many rows: about a second of an SQLite transaction.
-const MAX_GROUP_ROWS: usize = 100_000;
-/// Commits that may wait; more than a worker has slots.
-const QUEUE: usize = 4_096;
-
-/// One batch to store.
-pub(super) struct Write {
-    pub(super) marker: Marker,
-    pub(super) rows: Arc<Rows>,
-}
-
-/// A database that writes groups.
+/// What writes groups.
 #[async_trait]
-pub(super) trait GroupWriter: Send + 'static {
+pub(super) trait GroupWriter: Send + Sync + 'static {
+    /// Rows in the form in which they are written.
+    type Rows: Send + Sync + 'static;
+
     /// Stores all, in order, in one transaction. No two are of the same batch.
-    async fn write(&mut self, group: &[&Write]) -> Result<Vec<Committed>, SinkError>;
+    async fn write(&self, group: &[&Write<Self::Rows>]) -> Result<Vec<Committed>, SinkError>;
 
     /// After a failure that leaves open what was stored: reads the marker again.
-    async fn look(&mut self, marker: &Marker) -> Result<Option<Committed>, SinkError>;
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError>;
 }
 
-type Waiting = (Write, oneshot::Sender<Result<Committed, SinkError>>);
+type Answer = oneshot::Sender<Result<Committed, SinkError>>;
 
-/// The way to the task that writes.
+/// The way to the tasks that write.
 #[derive(Debug)]
-pub(super) struct Groups {
-    queue: mpsc::Sender<Waiting>,
-    _writer: AbortOnDropHandle<()>,
+pub(super) struct Groups<R> {
+    shared: Arc<Shared<R>>,
+    _writers: Vec<AbortOnDropHandle<()>>,
 }
 
-impl Groups {
-    pub(super) fn start(writer: impl GroupWriter) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(run(writer, waiting));
+#[derive(Debug)]
+struct Shared<R> {
+    waiting: Mutex<Waiting<R, Answer>>,
+    news: Notify,
+    /// No batch waits for company any more.
+    hurry: CancellationToken,
+    /// The last group found the sink away: the next batch finds out whether it is back, and does not wait for company.
+    is_away: AtomicBool,
+}
+
+impl<R: Send + Sync + 'static> Groups<R> {
+    /// `hurry` ends all waiting for company: the worker drains.
+    pub(super) fn start(
+        writer: impl GroupWriter<Rows = R>,
+        grouping: Grouping,
+        hurry: CancellationToken,
+    ) -> Self {
+        let writers = grouping.concurrency;
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(Waiting::new(grouping)),
+            news: Notify::new(),
+            hurry,
+            is_away: AtomicBool::new(false),
+        });
+        let writer = Arc::new(writer);
+        let start = |_| {
+            let task = tokio::spawn(run(Arc::clone(&writer), Arc::clone(&shared)));
+            AbortOnDropHandle::new(task)
+        };
+        let writers = (0..writers).map(start).collect();
         Self {
-            queue,
-            _writer: AbortOnDropHandle::new(task),
+            shared,
+            _writers: writers,
         }
     }
 
-    pub(super) async fn commit(&self, write: Write) -> Result<Committed, SinkError> {
+    pub(super) async fn commit(&self, write: Write<R>) -> Result<Committed, SinkError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
-        self.queue.send((write, answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.shared.lock().push(write, answer, Instant::now());
+        self.shared.news.notify_one();
+        let gone = |_| SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
+        answered.await.map_err(gone)?
     }
 }
 
-async fn run(mut writer: impl GroupWriter, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut left_over = None;
+impl<R> Shared<R> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<R, Answer>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next group.
+    async fn next(&self) -> Vec<(Write<R>, Answer)> {
+        loop {
+            let is_hurried = self.hurry.is_cancelled() || self.is_away.load(Ordering::Acquire);
+            let next = self.lock().take(Instant::now(), is_hurried);
+            match next {
+                Next::Group(group) => {
+                    // Another writer may have something to do as well.
+                    if !self.lock().is_empty() {
+                        self.news.notify_one();
+                    }
+                    return group;
+                }
+                Next::At(due) => tokio::select! {
+                    () = self.news.notified() => {}
+                    () = sleep_until(due) => {}
+                    () = self.hurry.cancelled() => {}
+                },
+                Next::Nothing => self.news.notified().await,
+            }
+        }
+    }
+}
+
+async fn run<W: GroupWriter>(writer: Arc<W>, shared: Arc<Shared<W::Rows>>) {
     loop {
-        let first = match left_over.take() {
-            Some(first) => first,
-            None => match waiting.recv().await {
-                Some(first) => first,
-                None => return,
-            },
-        };
-        let group;
-        (group, left_over) = gather(first, &mut waiting);
-        let (batches, answers): (Vec<Write>, Vec<_>) = group.into_iter().unzip();
-        for (answer, result) in answers.into_iter().zip(write(&mut writer, &batches).await) {
+        let (batches, answers): (Vec<_>, Vec<_>) = shared.next().await.into_iter().unzip();
+        let group: Vec<&Write<W::Rows>> = batches.iter().collect();
+        let results = write(&*writer, &group).await;
+        let is_away = results.iter().any(|result| away(result).is_some());
+        shared.is_away.store(is_away, Ordering::Release);
+        for (answer, result) in answers.into_iter().zip(results) {
             // Nobody waits any more: the marker speaks for the batch when it is delivered again.
             drop(answer.send(result));
         }
     }
 }
 
-/// The first and whatever waits behind it; the one that did not fit comes back.
-fn gather(
-    first: Waiting,
-    waiting: &mut mpsc::Receiver<Waiting>,
-) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut batches = HashSet::from([first.0.marker.batch]);
-    let mut rows = count(&first.0.rows);
-    let mut group = vec![first];
-    while group.len() < MAX_GROUP && rows < MAX_GROUP_ROWS {
-        let Ok(next) = waiting.try_recv() else { break };
-        // The same batch twice: the second must see the first one's marker.
-        if !batches.insert(next.0.marker.batch) {
-            return (group, Some(next));
+type Results = Vec<Result<Committed, SinkError>>;
+
+/// Writes a group; halves it when it is refused.
+fn write<'a, W: GroupWriter>(
+    writer: &'a W,
+    group: &'a [&'a Write<W::Rows>],
+) -> BoxFuture<'a, Results> {
+    async move {
+        match writer.write(group).await {
+            Ok(committed) => committed.into_iter().map(Ok).collect(),
+            Err(error @ SinkError::Unavailable(_)) => look_all(writer, group, &error).await,
+            Err(error) if group.len() == 1 => vec![Err(error)],
+            Err(_) => {
+                metrics::counter!("tidegate_sink_bisections_total").increment(1);
+                let (first, second) = group.split_at(group.len() / 2);
+                let mut results = write(writer, first).await;
+                match results.iter().find_map(away) {
+                    Some(error) => results.resize_with(group.len(), || Err(error.clone())),
+                    None => results.extend(write(writer, second).await),
+                }
+                results
+            }
         }
-        rows += count(&next.0.rows);
-        group.push(next);
     }
-    (group, None)
+    .boxed()
 }
 
-fn count(rows: &Rows) -> usize {
-    match rows {
-        Rows::None => 0,
-        Rows::Json(rows) => rows.len(),
-        Rows::Slice(slice) => slice.rows.len(),
+fn away(result: &Result<Committed, SinkError>) -> Option<SinkError> {
+    match result {
+        Err(error @ SinkError::Unavailable(_)) => Some(error.clone()),
+        _ => None,
     }
 }
 
-async fn write(
-    writer: &mut impl GroupWriter,
-    batches: &[Write],
-) -> Vec<Result<Committed, SinkError>> {
-    let group: Vec<&Write> = batches.iter().collect();
-    match writer.write(&group).await {
-        Ok(committed) => committed.into_iter().map(Ok).collect(),
-        Err(error @ SinkError::Unavailable(_)) => look_all(writer, &group, &error).await,
-        Err(error) if group.len() == 1 => vec![Err(error)],
-        Err(_) => one_by_one(writer, &group).await,
-    }
-}
-
-async fn one_by_one(
-    writer: &mut impl GroupWriter,
-    group: &[&Write],
-) -> Vec<Result<Committed, SinkError>> {
-    let mut results = Vec::with_capacity(group.len());
-    for write in group {
-        results.push(match writer.write(&[*write]).await {
-            Ok(mut committed) => committed
-                .pop()
-                .ok_or_else(|| SinkError::Schema("a commit without an answer".into())),
-            Err(error @ SinkError::Unavailable(_)) => look(writer, &write.marker, &error).await,
-            Err(error) => Err(error),
-        });
-    }
-    results
-}
-
-async fn look_all(
-    writer: &mut impl GroupWriter,
-    group: &[&Write],
+async fn look_all<W: GroupWriter>(
+    writer: &W,
+    group: &[&Write<W::Rows>],
     error: &SinkError,
-) -> Vec<Result<Committed, SinkError>> {
+) -> Results {
     let mut results = Vec::with_capacity(group.len());
     for write in group {
         let result = look(writer, &write.marker, error).await;
@@ -160,8 +180,8 @@ async fn look_all(
 }
 
 /// The connection broke, perhaps at COMMIT: only the marker knows.
-async fn look(
-    writer: &mut impl GroupWriter,
+async fn look<W: GroupWriter>(
+    writer: &W,
     marker: &Marker,
     error: &SinkError,
 ) -> Result<Committed, SinkError> {
@@ -174,7 +194,7 @@ async fn look(
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::sync::Mutex;
+    use std::time::Duration;
 
     use shared::id::BatchId;
     use shared::name::{Attempt, Instance};
@@ -183,16 +203,27 @@ mod tests {
     use super::*;
 
     /// How a write of the fake goes.
-    #[derive(Clone, Copy, PartialEq)]
+    #[derive(Clone, Copy, PartialEq, Default)]
     enum Mood {
+        #[default]
         Well,
         /// Everything is stored, and the answer is lost.
         AnswerLost,
         Away,
     }
 
+    #[derive(Default)]
+    struct Kept {
+        markers: HashMap<BatchId, Marker>,
+        /// Batches of each try.
+        tries: Vec<usize>,
+        at_once: usize,
+        most_at_once: usize,
+    }
+
+    #[derive(Default)]
     struct Fake {
-        stored: Arc<Mutex<HashMap<BatchId, Marker>>>,
+        kept: Arc<Mutex<Kept>>,
         mood: Mood,
         /// Refused whenever it is in a group.
         refused: Option<BatchId>,
@@ -200,7 +231,18 @@ mod tests {
 
     #[async_trait]
     impl GroupWriter for Fake {
-        async fn write(&mut self, group: &[&Write]) -> Result<Vec<Committed>, SinkError> {
+        type Rows = ();
+
+        async fn write(&self, group: &[&Write<()>]) -> Result<Vec<Committed>, SinkError> {
+            {
+                let mut kept = self.kept.lock().unwrap();
+                kept.tries.push(group.len());
+                kept.at_once += 1;
+                kept.most_at_once = kept.most_at_once.max(kept.at_once);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut kept = self.kept.lock().unwrap();
+            kept.at_once -= 1;
             if group
                 .iter()
                 .any(|write| Some(write.marker.batch) == self.refused)
@@ -210,8 +252,7 @@ mod tests {
                 ));
             }
             if self.mood != Mood::Away {
-                let mut stored = self.stored.lock().unwrap();
-                stored.extend(
+                kept.markers.extend(
                     group
                         .iter()
                         .map(|write| (write.marker.batch, write.marker.clone())),
@@ -228,68 +269,152 @@ mod tests {
             }
         }
 
-        async fn look(&mut self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-            let stored = self.stored.lock().unwrap();
-            Ok(stored
+        async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+            let kept = self.kept.lock().unwrap();
+            Ok(kept
+                .markers
                 .get(&marker.batch)
                 .map(|stored| Committed::Now(stored.completed.clone())))
         }
     }
 
-    fn new_write() -> Write {
+    fn new_write() -> Write<()> {
         let marker = Marker {
             batch: BatchId::generate(),
             attempt: Attempt::new(1),
             writer: Instance::from("w".to_owned()),
             completed: Completed::default(),
+            batch_key: None,
         };
         Write {
             marker,
-            rows: Arc::new(Rows::None),
+            rows: (),
+            bytes: 1,
         }
     }
 
-    async fn commit_all(
-        mood: Mood,
-        refused: Option<usize>,
-    ) -> (Vec<Result<Committed, SinkError>>, usize) {
-        let stored = Arc::new(Mutex::new(HashMap::new()));
-        let writes: Vec<Write> = (0..20).map(|_| new_write()).collect();
-        let refused = refused.map(|n| writes[n].marker.batch);
-        let groups = Groups::start(Fake {
-            stored: Arc::clone(&stored),
-            mood,
-            refused,
-        });
+    async fn commit_all(fake: Fake, writes: Vec<Write<()>>, concurrency: usize) -> (Results, Kept) {
+        let kept = Arc::clone(&fake.kept);
+        let grouping = Grouping {
+            concurrency,
+            ..Grouping::default()
+        };
+        let groups = Groups::start(fake, grouping, CancellationToken::new());
         let results =
             futures::future::join_all(writes.into_iter().map(|write| groups.commit(write))).await;
-        let count = stored.lock().unwrap().len();
-        (results, count)
+        let kept = std::mem::take(&mut *kept.lock().unwrap());
+        (results, kept)
     }
 
-    #[tokio::test]
+    fn writes(count: usize) -> Vec<Write<()>> {
+        (0..count).map(|_| new_write()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lost_answer_is_found_in_the_markers() {
-        let (results, _) = commit_all(Mood::AnswerLost, None).await;
+        let fake = Fake {
+            mood: Mood::AnswerLost,
+            ..Fake::default()
+        };
+        let (results, _) = commit_all(fake, writes(20), 1).await;
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_database_that_is_away_stores_nothing_and_says_so() {
-        let (results, stored) = commit_all(Mood::Away, None).await;
+        let fake = Fake {
+            mood: Mood::Away,
+            ..Fake::default()
+        };
+        let (results, kept) = commit_all(fake, writes(20), 1).await;
         assert!(
             results
                 .iter()
                 .all(|result| matches!(result, Err(SinkError::Unavailable(_))))
         );
-        assert_eq!(stored, 0);
+        assert!(kept.markers.is_empty());
     }
 
-    #[tokio::test]
-    async fn a_refused_batch_fails_alone() {
-        let (results, stored) = commit_all(Mood::Well, Some(7)).await;
-        for (n, result) in results.iter().enumerate() {
-            assert_eq!(matches!(result, Err(SinkError::Refused(_))), n == 7, "{n}");
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_batch_fails_alone_and_costs_a_transaction_for_each_halving() {
+        let writes = writes(256);
+        for guilty in [0, 7, 100, 255] {
+            let fake = Fake {
+                refused: Some(writes[guilty].marker.batch),
+                ..Fake::default()
+            };
+            let copies = writes.iter().map(|write| Write {
+                marker: write.marker.clone(),
+                ..new_write()
+            });
+            let (results, kept) = commit_all(fake, copies.collect(), 1).await;
+            for (n, result) in results.iter().enumerate() {
+                assert_eq!(
+                    matches!(result, Err(SinkError::Refused(_))),
+                    n == guilty,
+                    "{n}"
+                );
+            }
+            assert_eq!(kept.markers.len(), 255);
+            let halvings = 8;
+            assert!(
+                kept.tries.len() <= 2 + 2 * halvings,
+                "{} transactions",
+                kept.tries.len()
+            );
         }
-        assert_eq!(stored, 19);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_gathers_while_a_group_is_written_goes_next() {
+        let (_, kept) = commit_all(Fake::default(), writes(300), 1).await;
+        assert_eq!(kept.tries, [256, 44]);
+        assert_eq!(kept.most_at_once, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_groups_are_written_at_once_as_the_config_says() {
+        let (_, kept) = commit_all(Fake::default(), writes(2_000), 3).await;
+        assert_eq!(kept.most_at_once, 3);
+        assert_eq!(kept.tries.iter().sum::<usize>(), 2_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_is_waited_for_once_and_not_when_draining() {
+        let hurry = CancellationToken::new();
+        let grouping = Grouping {
+            timeout: Some(Duration::from_secs(2)),
+            ..Grouping::default()
+        };
+        let groups = Groups::start(Fake::default(), grouping, hurry.clone());
+        let start = Instant::now();
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            groups.commit(new_write()).await
+        };
+        let (first, second) = tokio::join!(groups.commit(new_write()), late);
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(start.elapsed().as_secs(), 2);
+        let (third, ()) = tokio::join!(groups.commit(new_write()), async { hurry.cancel() });
+        assert!(third.is_ok());
+        assert_eq!(start.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_out_whether_the_sink_is_back_waits_for_nobody() {
+        let fake = Fake {
+            mood: Mood::Away,
+            ..Fake::default()
+        };
+        let grouping = Grouping {
+            timeout: Some(Duration::from_mins(1)),
+            ..Grouping::default()
+        };
+        let groups = Groups::start(fake, grouping, CancellationToken::new());
+        let start = Instant::now();
+        assert!(groups.commit(new_write()).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
+        assert!(groups.commit(new_write()).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
     }
 }

@@ -1,4 +1,4 @@
-//! Markers and rows in the form in which both databases store them.
+//! Markers and rows in the form in which they are stored.
 
 use shared::id::BatchId;
 use shared::outcome::Completed;
@@ -54,15 +54,15 @@ pub(super) fn read_outcome(batch: BatchId, outcome: &str) -> Result<Completed, S
     })
 }
 
-/// PostgreSQL cannot hold NUL in JSON that is looked into, so neither sink takes it.
+/// PostgreSQL cannot hold NUL in JSON that is looked into, so no sink takes it.
 pub(super) fn check_json(rows: &Rows) -> Result<(), SinkError> {
     let Rows::Json(rows) = rows else {
         return Ok(());
     };
     match rows.iter().position(|row| contains_nul(row.get())) {
         None => Ok(()),
-        Some(index) => Err(refused(sqlx::Error::Encode(
-            format!("row {index} contains a NUL character (\\u0000)").into(),
+        Some(index) => Err(SinkError::Unfit(format!(
+            "row {index} contains a NUL character (\\u0000)"
         ))),
     }
 }

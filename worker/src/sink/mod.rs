@@ -1,23 +1,29 @@
 //! Where results are stored. A sink takes a batch's rows and its commit marker in one transaction,
 //! and the first marker of a batch wins: that is what makes effects happen exactly once.
 //!
-//! [`sqlite`] and [`postgres`] are siblings with the same tables; one conformance suite (`tests/it/sinks.rs`)
-//! runs on both.
+//! [`sqlite`] and [`postgres`] are siblings with the same tables: `results`, the Search Console's, and those that the
+//! config declares ([`table`]). [`files`] are files in a folder, whose markers are in one of the two. One conformance
+//! suite (`tests/it/sinks.rs`) runs on all. Batches reach a sink through its [`entrance`] and are written in groups.
 
+pub mod entrance;
+pub mod files;
 pub mod postgres;
 pub mod sqlite;
+pub mod table;
 
 mod group;
 mod marker;
 mod schema;
+mod waiting;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::id::BatchId;
-use shared::name::{Attempt, Instance};
+use shared::name::{Attempt, Instance, Key};
 use shared::outcome::Completed;
 
+pub use self::waiting::Grouping;
 use crate::handler::Rows;
 
 /// Where results are stored.
@@ -47,6 +53,8 @@ pub struct Marker {
     pub writer: Instance,
     /// What to report, now and whenever the batch is delivered again.
     pub completed: Completed,
+    /// With whom the rows are written: batches of one batch key share groups. Not stored.
+    pub batch_key: Option<Key>,
 }
 
 /// How a commit ended.
@@ -88,6 +96,9 @@ pub enum SinkError {
     /// The database refuses these rows, and would again.
     #[error("the sink refuses the rows: {0}")]
     Refused(#[source] Arc<sqlx::Error>),
+    /// The rows are not what the sink was told to expect.
+    #[error("the rows do not fit the sink: {0}")]
+    Unfit(String),
     /// The stored marker cannot be read.
     #[error("the commit marker of batch {batch} is damaged: {problem}")]
     DamagedMarker {
@@ -96,7 +107,7 @@ pub enum SinkError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The database's tables are not this program's.
+    /// The database's tables are not this program's, or not those of the config.
     #[error("the sink's tables cannot be set up: {0}")]
     Schema(String),
 }

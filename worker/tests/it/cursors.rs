@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 use shared::id::BatchId;
 use shared::name::{Attempt, Instance};
 use shared::outcome::Completed;
+use tokio_util::sync::CancellationToken;
 use worker::cursor::Cursors;
 use worker::handler::Rows;
 use worker::sink::postgres::PostgresSink;
 use worker::sink::sqlite::SqliteSink;
-use worker::sink::{Marker, Sink};
+use worker::sink::{Grouping, Marker, Sink};
 
 use crate::support::postgres::Database;
 
@@ -18,16 +19,16 @@ use crate::support::postgres::Database;
 async fn a_cursor_stays_until_the_marker_takes_its_place_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("results.db");
-    let sink = SqliteSink::open(&path).await.unwrap();
-    stays_until_the_marker_takes_its_place(sink).await;
+    let sink = SqliteSink::open(&path, Grouping::default(), CancellationToken::new()).await;
+    stays_until_the_marker_takes_its_place(sink.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_stays_until_the_marker_takes_its_place_on_postgres() {
     let database = Database::create();
     let url = database.url().into();
-    let sink = PostgresSink::connect(&url).await.unwrap();
-    stays_until_the_marker_takes_its_place(sink).await;
+    let sink = PostgresSink::connect(&url, Grouping::default(), CancellationToken::new()).await;
+    stays_until_the_marker_takes_its_place(sink.unwrap()).await;
 }
 
 fn cursor(text: &str) -> Box<RawValue> {
@@ -58,6 +59,7 @@ async fn stays_until_the_marker_takes_its_place(sink: impl Sink + Cursors) {
         attempt: Attempt::new(2),
         writer: Instance::from("w".to_owned()),
         completed: Completed::default(),
+        batch_key: None,
     };
     sink.commit(marker, Arc::new(Rows::None)).await.unwrap();
     assert_eq!(found(batch).await, None);

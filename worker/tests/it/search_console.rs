@@ -122,6 +122,7 @@ impl Stage {
                 statistics: output.statistics,
                 follow_ups: output.follow_ups,
             },
+            batch_key: None,
         };
         self.ground
             .sink

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::DispatchStage;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{
-    Backlog, BacklogId, DispatchLedger, LedgerError, NewBatch, NewRun, OutBatch, Page,
-    PendingBatch, SubmissionLedger,
+    Backlog, BacklogId, DispatchLedger, Judged, LedgerError, NewBatch, NewRun, OutBatch, Page,
+    PendingBatch, SettlementLedger, SubmissionLedger, Verdict,
 };
+use crate::notice::Notice;
 use crate::run::Priority;
 use crate::topology::Topology;
 

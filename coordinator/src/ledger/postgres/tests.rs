@@ -192,7 +192,7 @@ async fn a_database_that_was_away_changes_nothing() {
     assert_eq!(paused(&ledger).await, ["after", "before"]);
     while !ledger.is_sure() {
         tokio::time::sleep(TIMES.renewal).await;
-        assert!(started.elapsed() < Duration::from_secs(60));
+        assert!(started.elapsed() < Duration::from_mins(1));
     }
 }
 

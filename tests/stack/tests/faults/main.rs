@@ -7,4 +7,5 @@ mod backlog;
 mod blocking;
 mod bounded;
 mod large;
+mod outages;
 mod rolling;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use coordinator::ask::{AskStage, Claims, Permits};
 use coordinator::consuming::keep_consuming;
-use coordinator::ledger::LedgerError;
+use coordinator::ledger::{LedgerError, Ownership};
 use coordinator::topology::Topology;
 use harness::{rabbitmq, wait};
 use shared::ask::{
@@ -26,6 +26,12 @@ const WITHIN: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Echo {
     told: Mutex<Vec<Feedback>>,
+}
+
+impl Ownership for Echo {
+    fn is_sure(&self) -> bool {
+        true
+    }
 }
 
 impl Permits for Echo {
@@ -106,12 +112,14 @@ impl Sides {
 
     fn answer(&self, echo: &Arc<Echo>) {
         let stage = AskStage {
+            ownership: echo.clone(),
             instance: Instance::generate("coordinator"),
             connector: self.connector.clone(),
             publishing: self.connector.publishing_pool(),
             lanes: self.config.lanes,
             permits: echo.clone(),
             claims: echo.clone(),
+            ownership: echo.clone(),
             draining: self.stopping.clone(),
         };
         let topology = Topology::new(&self.config, self.connector.clone());

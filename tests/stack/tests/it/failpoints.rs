@@ -13,6 +13,7 @@ use harness::rabbitmq::shared as broker;
 use harness::stack::Stack;
 use harness::wait;
 use nix::sys::signal::Signal;
+use scenario::outage::lines_below;
 use scenario::search_console::Database;
 use serde_json::{Value, json};
 
@@ -83,6 +84,11 @@ deaths! { worker_with_postgres_dies in a_worker_with_postgres_dies_when:
     results_are_committed at "w.sink.committed", THIRD_GROUP, Trace::Nothing;
 }
 
+deaths! { worker_with_files_dies in a_worker_with_files_dies_when:
+    a_file_is_about_to_be_committed at "w.sink.before_commit", THIRD_GROUP, Trace::Nothing;
+    a_file_is_committed_and_not_seen_yet at "w.sink.committed", THIRD_GROUP, Trace::Nothing;
+}
+
 async fn coordinator_dies(point: &str, when: &str, trace: Trace) {
     let mut stack = echo(Database::Sqlite);
     start_doomed_coordinator(&mut stack, point, when).await;
@@ -126,6 +132,11 @@ async fn worker_with_postgres_dies(point: &str, when: &str, trace: Trace) {
     worker_dies(echo(Database::Postgres), point, when, trace).await;
 }
 
+async fn worker_with_files_dies(point: &str, when: &str, trace: Trace) {
+    let config = format!("{ECHO}sink = \"files\"\n[sinks.files]\nkind = \"ndjson\"\n");
+    worker_dies(stack(&config), point, when, trace).await;
+}
+
 async fn worker_dies(mut stack: Stack<'_>, point: &str, when: &str, trace: Trace) {
     stack.start_coordinator().await.unwrap();
     stack.set("FAILPOINTS", format!("{point}={when}"));
@@ -150,12 +161,17 @@ fn assert_aborted(service: &mut Service) {
 }
 
 fn echo(sink: Database) -> Stack<'static> {
-    let mut stack = Stack::new(broker(), ECHO).unwrap();
-    stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
+    let mut stack = stack(ECHO);
     if sink == Database::Postgres {
         let database = postgres::shared().new_database().unwrap();
         stack.set("TIDEGATE_SINK__URL", database);
     }
+    stack
+}
+
+fn stack(config: &str) -> Stack<'static> {
+    let mut stack = Stack::new(broker(), config).unwrap();
+    stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
     stack
 }
 
@@ -183,11 +199,13 @@ async fn assert_all_is_well(stack: &Stack<'_>, run: Run, trace: Trace) {
 
     let sink = stack.sink().await.unwrap();
     let mut stored: BTreeMap<String, usize> = BTreeMap::new();
-    for row in sink
-        .texts("select cast(json as text) from results")
-        .await
-        .unwrap()
-    {
+    let files = stack.scratch().path().join("data/files");
+    let rows = if files.is_dir() {
+        lines_below(&files)
+    } else {
+        sink.texts("select cast(json as text) from results").await
+    };
+    for row in rows.unwrap() {
         *stored.entry(row).or_default() += 1;
     }
     let expected = (0..BATCHES).map(|n| (payload(n).to_string(), 1)).collect();

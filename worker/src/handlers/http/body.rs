@@ -1,8 +1,9 @@
 //! What an answer with 2xx holds.
 //!
-//! - `application/json` (or `…+json`): one object, `{"rows": […], "follow_ups": […], "statistics": {…}}`. `rows` must
-//!   be there, so that somebody else's JSON is not taken for no rows; the others may be left out:
-//!   `{"pipeline": …, "key": …, "payload": …}` each follow-up, whole numbers the statistics.
+//! - `application/json` (or `…+json`): one object, `{"rows": […], "follow_ups": […], "statistics": {…}, "batch_key": "…"}`.
+//!   `rows` must be there, so that somebody else's JSON is not taken for no rows; the others may be left out:
+//!   `{"pipeline": …, "key": …, "payload": …}` each follow-up, whole numbers the statistics; rows are written together
+//!   with those of the same batch key.
 //! - `application/x-ndjson` (or `application/jsonl`): a row a line.
 //!
 //! Anything else, a page of HTML for instance, fails the batch with the reason `bad_output`; more than 64 MiB,
@@ -16,6 +17,7 @@ use reqwest::header::{CONNECTION, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING};
 use reqwest::{Response, Version};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use shared::name::Key;
 use shared::outcome::{FollowUp, Statistics};
 use shared::payload::check_json;
 use tokio::time::timeout;
@@ -46,6 +48,7 @@ struct Envelope {
     follow_ups: Vec<FollowUp>,
     #[serde(default)]
     statistics: Statistics,
+    batch_key: Option<Key>,
 }
 
 /// As many values as a batch may have rows; more are counted, not kept.
@@ -161,6 +164,7 @@ impl Envelope {
             .map_err(|problem| bad(format!("the answer {problem}")))?;
         Ok(Output {
             rows: Rows::Json(self.rows.kept),
+            batch_key: self.batch_key,
             follow_ups: self.follow_ups,
             statistics: self.statistics,
         })

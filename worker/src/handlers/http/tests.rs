@@ -217,11 +217,12 @@ print('v1=' + hmac.new(b'0123456789abcdef', sys.argv[1].encode() + b'.' + sys.ar
 #[tokio::test]
 async fn an_answer_is_rows_follow_ups_and_statistics() {
     let full = r#"{"rows": [{"a": 1}, 2], "follow_ups": [{"pipeline": "index", "key": "k", "payload": {}}],
-        "statistics": {"seen": 7}, "unknown": true}"#;
+        "statistics": {"seen": 7}, "batch_key": "k", "unknown": true}"#;
     let output = answered_with(json(full)).await.unwrap();
     assert_eq!(rows(&output), ["{\"a\": 1}", "2"]);
     assert_eq!(output.follow_ups[0].pipeline.as_str(), "index");
     assert_eq!(output.statistics["seen"], 7);
+    assert_eq!(output.batch_key.unwrap().as_str(), "k");
     let other = with_type("application/problem+json; charset=utf-8", "{\"rows\":[1]}");
     assert_eq!(rows(&answered_with(other).await.unwrap()), ["1"]);
     let ndjson = with_type("application/x-ndjson", "{\"a\": 1}\n\n2\n");

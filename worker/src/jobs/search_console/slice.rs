@@ -111,8 +111,8 @@ impl Handler for SliceHandler {
         };
         Ok(Output {
             rows: Rows::Slice(Box::new(slice)),
-            follow_ups: Vec::new(),
             statistics,
+            ..Output::default()
         })
     }
 }

@@ -1,13 +1,7 @@
 //! Writes a slice's rows as PostgreSQL's binary COPY format, straight from where they lie.
-//! (PostgreSQL manual, COPY, "Binary Format".)
 
+use super::binary::{CHUNK, HEADER, TRAILER, field, null, row};
 use crate::jobs::search_console::slice_rows::{Row, SliceRows};
-
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
-/// Bytes handed to the connection at a time.
-const CHUNK: usize = 256 * 1024;
 
 /// A slice on its way into its table, chunk by chunk.
 pub(super) struct Encoder<'a> {
@@ -54,29 +48,21 @@ impl<'a> Encoder<'a> {
         Some(&self.buffer)
     }
 
-    fn write(&mut self, row: &Row<'_>) {
-        const FIXED_COLUMNS: i16 = 4;
-        let columns = FIXED_COLUMNS + i16::try_from(self.keys).unwrap_or(i16::MAX);
+    fn write(&mut self, values: &Row<'_>) {
+        const FIXED_COLUMNS: usize = 4;
         let out = &mut self.buffer;
-        out.extend_from_slice(&columns.to_be_bytes());
-        field(out, &row.numbers.clicks.to_be_bytes());
-        field(out, &row.numbers.impressions.to_be_bytes());
-        match row.numbers.position {
+        row(out, FIXED_COLUMNS + self.keys);
+        field(out, &values.numbers.clicks.to_be_bytes());
+        field(out, &values.numbers.impressions.to_be_bytes());
+        match values.numbers.position {
             Some(position) => field(out, &position.to_be_bytes()),
-            None => out.extend_from_slice(&NULL),
+            None => null(out),
         }
         field(out, &self.slice.to_be_bytes());
-        for key in row.keys().take(self.keys) {
+        for key in values.keys().take(self.keys) {
             field(out, key.as_bytes());
         }
     }
-}
-
-// A text of a slice is shorter than 4 GiB in all, and one of 2 GiB does not fit PostgreSQL anyway.
-fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(bytes);
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! The sink as a PostgreSQL database, for a fleet.
 //!
 //! Slices are committed each in a transaction of its own, several at once, their rows by binary COPY
-//! (`slice`); everything else is small and shares transactions (`write`).
+//! (`slice`); rows for `results` are small and share statements (`write`). Rows for a table with declared columns
+//! (`table`) share transactions and go by binary COPY (`binary`).
 
+mod binary;
 mod copy;
 mod cursors;
+mod markers;
 mod slice;
 mod store;
+mod table;
 mod write;
 
 use std::future::Future;
@@ -19,18 +23,25 @@ use shared::id::BatchId;
 use shared::outcome::Completed;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool, SqlSafeStr};
+use sqlx::{Executor, PgConnection, PgPool, SqlSafeStr};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use super::group::{Groups, Write};
+pub use self::table::PostgresTable;
+use super::group::Groups;
 use super::marker::{check_json, read_outcome};
 use super::schema::KnownSets;
-use super::{Committed, Marker, Sink, SinkError};
+use super::waiting::Write;
+use super::{Committed, Grouping, Marker, Sink, SinkError};
 use crate::handler::Rows;
 
-/// Connections of one worker: so many slices are loaded at once. More would only wait for the disk.
-const CONNECTIONS: u32 = 8;
-/// How long to wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Slices that one worker loads at once. More would only wait for the disk.
+const SLICES: u32 = 6;
+/// Connections for looking at markers, beside those that write.
+const LOOKING: u32 = 2;
+/// How long to wait for a connection. Nobody who writes waits for another who does, so a longer wait is a database
+/// that is away; sqlx tries it again ever more seldom meanwhile, at last each fifth of this.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a whole commit may take before the database counts as away: ten times what the largest slice
 /// takes on a slow disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_mins(2);
@@ -45,31 +56,24 @@ const SESSION: &str = "SET statement_timeout = '100s'; SET lock_timeout = '60s';
 pub struct PostgresSink {
     pool: PgPool,
     known_sets: KnownSets,
-    groups: Groups,
+    slices: Semaphore,
+    groups: Groups<Arc<Rows>>,
 }
 
 impl PostgresSink {
     /// Connects and makes the tables. Several workers may do so at once: sqlx takes an advisory lock.
-    pub async fn connect(url: &SecretString) -> Result<Self, SinkError> {
-        // The parser's own words could repeat the password.
-        let options: PgConnectOptions = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| SinkError::Schema("sink.url is no PostgreSQL URL".to_owned()))?;
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(sqlx::raw_sql(SESSION)).await.map(drop) })
-            })
-            .connect_with(options.application_name("tidegate-worker"))
-            .await
-            .map_err(sink_error)?;
-        migrate(&pool).await?;
-        let groups = Groups::start(write::Writer { pool: pool.clone() });
+    pub async fn connect(
+        url: &SecretString,
+        grouping: Grouping,
+        hurry: CancellationToken,
+    ) -> Result<Self, SinkError> {
+        let writers = SLICES + u32::try_from(grouping.concurrency).unwrap_or(u32::MAX);
+        let pool = connect(url, writers).await?;
+        let groups = Groups::start(write::Writer { pool: pool.clone() }, grouping, hurry);
         Ok(Self {
             pool,
             known_sets: KnownSets::default(),
+            slices: Semaphore::new(SLICES as usize),
             groups,
         })
     }
@@ -80,16 +84,47 @@ impl PostgresSink {
     }
 }
 
+/// Connections for so many that write at once, to a database with all tables but those of the config.
+async fn connect(url: &SecretString, writers: u32) -> Result<PgPool, SinkError> {
+    // The parser's own words could repeat the password.
+    let options: PgConnectOptions = url
+        .expose_secret()
+        .parse()
+        .map_err(|_| SinkError::Schema("the sink's url is no PostgreSQL URL".to_owned()))?;
+    let pool = PgPoolOptions::new()
+        .max_connections(writers.saturating_add(LOOKING))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(sqlx::raw_sql(SESSION)).await.map(drop) })
+        })
+        .connect_with(options.application_name("tidegate-worker"))
+        .await
+        .map_err(sink_error)?;
+    migrate(&pool).await?;
+    Ok(pool)
+}
+
 async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        let sql = sql.into_sql_str();
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    let migration = |version: i64, name: &'static str, sql: &'static str| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
     };
-    let sink = include_str!("../../../migrations/sink/postgres/0001_sink.sql");
-    let cursors = include_str!("../../../migrations/sink/postgres/0003_cursors.sql");
     let mut migrator = Migrator::with_migrations(vec![
-        migration(1, "sink", sink),
-        migration(3, "cursors", cursors),
+        migration(
+            1,
+            "sink",
+            include_str!("../../../migrations/sink/postgres/0001_sink.sql"),
+        ),
+        migration(
+            2,
+            "files",
+            include_str!("../../../migrations/sink/postgres/0002_files.sql"),
+        ),
+        migration(
+            3,
+            "cursors",
+            include_str!("../../../migrations/sink/postgres/0003_cursors.sql"),
+        ),
     ]);
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
@@ -102,19 +137,13 @@ async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
 #[async_trait]
 impl Sink for PostgresSink {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
-        let look = sqlx::query_as("SELECT outcome FROM batch_commits WHERE batch = $1::text::uuid")
-            .bind(batch.to_string())
-            .fetch_optional(&self.pool);
-        let stored: Option<(String,)> = bounded(look).await?;
-        stored
-            .map(|(outcome,)| read_outcome(batch, &outcome))
-            .transpose()
+        find_outcome(&self.pool, batch).await
     }
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         check_json(&rows)?;
         let Rows::Slice(slice) = &*rows else {
-            return self.groups.commit(Write { marker, rows }).await;
+            return self.groups.commit(Write::new(marker, rows)).await;
         };
         match self.commit_slice(&marker, slice).await {
             // The connection may have broken at COMMIT: only the marker knows.
@@ -125,6 +154,36 @@ impl Sink for PostgresSink {
             result => result,
         }
     }
+}
+
+/// The outcome that was stored with a batch's rows.
+async fn find_outcome(pool: &PgPool, batch: BatchId) -> Result<Option<Completed>, SinkError> {
+    let look = sqlx::query_as("SELECT outcome FROM batch_commits WHERE batch = $1::text::uuid")
+        .bind(batch.to_string())
+        .fetch_optional(pool);
+    let stored: Option<(String,)> = bounded(look).await?;
+    stored
+        .map(|(outcome,)| read_outcome(batch, &outcome))
+        .transpose()
+}
+
+/// The answer to who found that the marker of a batch was there already.
+async fn before(pool: &PgPool, marker: &Marker) -> Result<Committed, SinkError> {
+    let missing = || SinkError::Unavailable(sqlx::Error::RowNotFound.into());
+    let found = find(pool, marker).await?.ok_or_else(missing)?;
+    Ok(Committed::Before(found.into_completed()))
+}
+
+/// Until the transaction ends, nobody else makes tables: IF NOT EXISTS alone is no protection against two sessions
+/// that create at once.
+async fn lock_making_tables(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Any number will do, as long as everybody who makes tables uses it.
+    const MAKING_TABLES: i64 = 0x7469_6465_6761_7465;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(MAKING_TABLES)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// The stored marker of a batch, as the answer to `marker`.

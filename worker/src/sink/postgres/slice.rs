@@ -7,14 +7,11 @@ use shared::search_console::{Dimension, DimensionSet};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::copy::Encoder;
-use super::{PostgresSink, bounded, find};
+use super::{PostgresSink, before, bounded, lock_making_tables};
 use crate::jobs::search_console::slice_rows::Slice;
 use crate::sink::marker::{outcome_json, stored, with_counts};
 use crate::sink::schema;
 use crate::sink::{Committed, Marker, SinkError};
-
-/// Any number will do, as long as everybody who makes tables of this kind uses it.
-const MAKING_TABLES: i64 = 0x7469_6465_6761_7465;
 
 impl PostgresSink {
     pub(super) async fn commit_slice(
@@ -25,16 +22,13 @@ impl PostgresSink {
         self.make_tables(&slice.id.dimensions).await?;
         // Encoding problems are found before the database is bothered.
         let sums = Sums::of(slice)?;
+        let _turn = self.slices.acquire().await;
         let mut connection = bounded(self.pool.acquire()).await?;
         match bounded(replace(&mut connection, marker, slice, &sums)).await {
             Ok(Some(committed)) => Ok(committed),
             Ok(None) => {
                 drop(connection);
-                let before = find(&self.pool, marker).await?;
-                let missing = || SinkError::Unavailable(sqlx::Error::RowNotFound.into());
-                before
-                    .map(|found| Committed::Before(found.into_completed()))
-                    .ok_or_else(missing)
+                before(&self.pool, marker).await
             }
             Err(error) => {
                 // Half a transaction, perhaps a hanging connection: nobody else should get it.
@@ -50,11 +44,7 @@ impl PostgresSink {
         }
         bounded(async {
             let mut transaction = self.pool.begin().await?;
-            // IF NOT EXISTS alone is no protection against two sessions that create at once.
-            sqlx::query("SELECT pg_advisory_xact_lock($1)")
-                .bind(MAKING_TABLES)
-                .execute(&mut *transaction)
-                .await?;
+            lock_making_tables(&mut transaction).await?;
             let exists: Option<String> = sqlx::query_scalar("SELECT to_regclass($1)::text")
                 .bind(set.table())
                 .fetch_one(&mut *transaction)

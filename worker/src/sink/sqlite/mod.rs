@@ -4,7 +4,10 @@
 //! a transaction (BEGIN IMMEDIATE), so that two processes queue up instead of failing at COMMIT.
 
 mod cursors;
+mod insert;
+mod markers;
 mod store;
+mod table;
 mod write;
 
 use std::path::Path;
@@ -15,13 +18,17 @@ use async_trait::async_trait;
 use shared::id::BatchId;
 use shared::outcome::Completed;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlSafeStr, SqlitePool};
+use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool};
+use tokio_util::sync::CancellationToken;
 
-use super::group::{Groups, Write};
+pub use self::table::SqliteTable;
+use super::group::Groups;
 use super::marker::{check_json, read_outcome};
 use super::schema::KnownSets;
-use super::{Committed, Marker, Sink, SinkError};
+use super::waiting::Write;
+use super::{Committed, Grouping, Marker, Sink, SinkError};
 use crate::handler::Rows;
 
 /// Connections: one writes groups, the rest read and note states.
@@ -37,42 +44,22 @@ const CACHE_KIB: i32 = 32 * 1024;
 #[derive(Debug)]
 pub struct SqliteSink {
     pool: SqlitePool,
-    groups: Groups,
+    groups: Groups<Arc<Rows>>,
 }
 
 impl SqliteSink {
     /// Opens or makes the file and its tables. Several processes may do so at once.
-    pub async fn open(path: &Path) -> Result<Self, SinkError> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| {
-                SinkError::Schema(format!(
-                    "the folder {} cannot be made: {e}",
-                    folder.display()
-                ))
-            })?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .pragma("cache_size", format!("-{CACHE_KIB}"))
-            .pragma("temp_store", "memory")
-            // No table references another: a slice's rows and its record change together anyway.
-            .foreign_keys(false);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(sink_error)?;
-        migrate(&pool).await?;
-        let known_sets = Arc::new(KnownSets::default());
-        let groups = Groups::start(write::Writer {
+    pub async fn open(
+        path: &Path,
+        grouping: Grouping,
+        hurry: CancellationToken,
+    ) -> Result<Self, SinkError> {
+        let pool = open(path).await?;
+        let writer = write::Writer {
             pool: pool.clone(),
-            known_sets,
-        });
+            known_sets: KnownSets::default(),
+        };
+        let groups = Groups::start(writer, grouping, hurry);
         Ok(Self { pool, groups })
     }
 
@@ -82,16 +69,57 @@ impl SqliteSink {
     }
 }
 
+/// Opens or makes a file with all tables but those of the config.
+async fn open(path: &Path) -> Result<SqlitePool, SinkError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| {
+            SinkError::Schema(format!(
+                "the folder {} cannot be made: {e}",
+                folder.display()
+            ))
+        })?;
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("cache_size", format!("-{CACHE_KIB}"))
+        .pragma("temp_store", "memory")
+        // No table references another: a slice's rows and its record change together anyway.
+        .foreign_keys(false);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await
+        .map_err(sink_error)?;
+    migrate(&pool).await?;
+    Ok(pool)
+}
+
 async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        let sql = sql.into_sql_str();
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    let migration = |version: i64, name: &'static str, sql: &'static str| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
     };
-    let sink = include_str!("../../../migrations/sink/sqlite/0001_sink.sql");
-    let cursors = include_str!("../../../migrations/sink/sqlite/0003_cursors.sql");
     let mut migrator = Migrator::with_migrations(vec![
-        migration(1, "sink", sink),
-        migration(3, "cursors", cursors),
+        migration(
+            1,
+            "sink",
+            include_str!("../../../migrations/sink/sqlite/0001_sink.sql"),
+        ),
+        migration(
+            2,
+            "files",
+            include_str!("../../../migrations/sink/sqlite/0002_files.sql"),
+        ),
+        migration(
+            3,
+            "cursors",
+            include_str!("../../../migrations/sink/sqlite/0003_cursors.sql"),
+        ),
     ]);
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
@@ -109,20 +137,33 @@ async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
 #[async_trait]
 impl Sink for SqliteSink {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
-        let stored: Option<(String,)> =
-            sqlx::query_as("SELECT outcome FROM batch_commits WHERE batch = ?")
-                .bind(batch.to_string())
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(|e| damaged_or_away(batch, e))?;
-        stored
-            .map(|(outcome,)| read_outcome(batch, &outcome))
-            .transpose()
+        find_outcome(&self.pool, batch).await
     }
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
         check_json(&rows)?;
-        self.groups.commit(Write { marker, rows }).await
+        self.groups.commit(Write::new(marker, rows)).await
+    }
+}
+
+/// The outcome that was stored with a batch's rows.
+async fn find_outcome(pool: &SqlitePool, batch: BatchId) -> Result<Option<Completed>, SinkError> {
+    let stored: Option<(String,)> =
+        sqlx::query_as("SELECT outcome FROM batch_commits WHERE batch = ?")
+            .bind(batch.to_string())
+            .fetch_optional(pool)
+            .await
+            .map_err(|e| damaged_or_away(batch, e))?;
+    stored
+        .map(|(outcome,)| read_outcome(batch, &outcome))
+        .transpose()
+}
+
+/// A connection whose transaction failed is not used again. SQLite ends some by itself (on a full disk), which sqlx does
+/// not notice: it would begin no other.
+fn retire_failed<T>(connection: &mut PoolConnection<Sqlite>, result: &Result<T, SinkError>) {
+    if result.is_err() {
+        connection.close_on_drop();
     }
 }
 

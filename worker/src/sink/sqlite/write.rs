@@ -8,30 +8,47 @@ use shared::search_console::{Dimension, DimensionSet};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _, SqliteConnection, SqlitePool};
 
-use super::{damaged_or_away, sink_error};
+use super::insert::{insert_rows, placeholders};
+use super::markers::{find, insert_marker};
+use super::{retire_failed, sink_error};
 use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
-use crate::sink::group::{GroupWriter, Write};
-use crate::sink::marker::{digest, outcome_json, read_outcome, stored, with_counts};
+use crate::sink::group::GroupWriter;
+use crate::sink::marker::{digest, stored, with_counts};
 use crate::sink::schema::{self, KnownSets};
+use crate::sink::waiting::Write;
 use crate::sink::{Committed, Marker, SinkError};
-
-/// Rows of one INSERT: large ones first, then what is left. Few texts, so that all stay prepared.
-const ROWS_PER_INSERT: [usize; 3] = [256, 16, 1];
 
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
-    pub(super) known_sets: Arc<KnownSets>,
+    pub(super) known_sets: KnownSets,
 }
 
 #[async_trait]
 impl GroupWriter for Writer {
-    async fn write(&mut self, group: &[&Write]) -> Result<Vec<Committed>, SinkError> {
+    type Rows = Arc<Rows>;
+
+    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(sink_error)?;
+        let written = self.write_all(&mut connection, group).await;
+        retire_failed(&mut connection, &written);
+        written
+    }
+
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        find(&mut connection, marker).await
+    }
+}
+
+impl Writer {
+    async fn write_all(
+        &self,
+        connection: &mut SqliteConnection,
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Committed>, SinkError> {
+        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
+        let mut transaction = begin.map_err(sink_error)?;
         let mut committed = Vec::with_capacity(group.len());
         let mut new_sets = Vec::new();
         for write in group {
@@ -50,13 +67,6 @@ impl GroupWriter for Writer {
         Ok(committed)
     }
 
-    async fn look(&mut self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        find(&mut connection, marker).await
-    }
-}
-
-impl Writer {
     /// Tables of a set exist once the transaction that made them is committed.
     async fn make_tables(
         &self,
@@ -80,7 +90,7 @@ impl Writer {
 
 async fn write_one(
     connection: &mut SqliteConnection,
-    write: &Write,
+    write: &Write<Arc<Rows>>,
 ) -> Result<Committed, SinkError> {
     let marker = &write.marker;
     // Nobody else can write until this transaction ends, so this answer stays true.
@@ -95,37 +105,8 @@ async fn write_one(
         }
         Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
     };
-    sqlx::query(
-        "INSERT INTO batch_commits (batch, attempt, writer, digest, outcome, committed_at) VALUES (?, ?, ?, ?, ?, ?)",
-    )
-    .bind(marker.batch.to_string())
-    .bind(i64::from(marker.attempt.number()))
-    .bind(marker.writer.as_str().to_owned())
-    .bind(digest(&write.rows))
-    .bind(outcome_json(&completed)?)
-    .bind(Timestamp::now().to_string())
-    .execute(connection)
-    .await
-    .map_err(sink_error)?;
+    insert_marker(connection, marker, digest(&write.rows), &completed).await?;
     Ok(Committed::Now(completed))
-}
-
-/// The stored marker of a batch, as the answer to `marker`.
-async fn find(
-    connection: &mut SqliteConnection,
-    marker: &Marker,
-) -> Result<Option<Committed>, SinkError> {
-    let stored: Option<(i64, String, String)> =
-        sqlx::query_as("SELECT attempt, writer, outcome FROM batch_commits WHERE batch = ?")
-            .bind(marker.batch.to_string())
-            .fetch_optional(connection)
-            .await
-            .map_err(|e| damaged_or_away(marker.batch, e))?;
-    let Some((attempt, writer, outcome)) = stored else {
-        return Ok(None);
-    };
-    let completed = read_outcome(marker.batch, &outcome)?;
-    Ok(Some(Committed::by(marker, attempt, &writer, completed)))
 }
 
 async fn insert_json(
@@ -145,7 +126,7 @@ async fn insert_json(
         arguments.add(i64::try_from(index)?)?;
         arguments.add(rows[index].get().to_owned())
     };
-    insert_rows(connection, rows.len(), insert, bind).await
+    insert_rows(connection, rows.len(), 3, insert, bind).await
 }
 
 /// Replaces the rows of a slice, unless they are the same; gives the outcome to store.
@@ -252,40 +233,14 @@ async fn insert_slice_rows(
         }
         Ok(())
     };
-    insert_rows(connection, slice.rows.len(), insert, bind).await
-}
-
-/// Inserts rows many at a time: a statement costs a trip to the connection's thread, whatever it holds.
-async fn insert_rows(
-    connection: &mut SqliteConnection,
-    count: usize,
-    statement: impl Fn(usize) -> String,
-    bind: impl Fn(&mut SqliteArguments, usize) -> Result<(), sqlx::error::BoxDynError>,
-) -> Result<(), SinkError> {
-    let mut next = 0;
-    for size in ROWS_PER_INSERT {
-        if count - next < size {
-            continue;
-        }
-        let sql: Arc<str> = statement(size).into();
-        while count - next >= size {
-            let mut arguments = SqliteArguments::default();
-            for index in next..next + size {
-                bind(&mut arguments, index).map_err(|e| sink_error(sqlx::Error::Encode(e)))?;
-            }
-            sqlx::query_with(AssertSqlSafe(Arc::clone(&sql)), arguments)
-                .execute(&mut *connection)
-                .await
-                .map_err(sink_error)?;
-            next += size;
-        }
-    }
-    Ok(())
-}
-
-fn placeholders(rows: usize, columns: usize) -> String {
-    let row = format!("({})", vec!["?"; columns].join(", "));
-    vec![row; rows].join(", ")
+    insert_rows(
+        connection,
+        slice.rows.len(),
+        columns.len() + 1,
+        insert,
+        bind,
+    )
+    .await
 }
 
 /// A slice that came through shows that the property can be read, unless a quota is known to end later.

@@ -1,4 +1,5 @@
 //! What several tests need.
 
 pub(crate) mod database;
+pub(crate) mod parquet;
 pub(crate) mod postgres;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::id::BatchId;
+use shared::name::Key;
 use shared::outcome::{FollowUp, Statistics};
 use shared::payload::{check_json, contains_nul};
 
@@ -29,6 +30,7 @@ pub(super) enum Word {
         rows: Option<usize>,
         #[serde(default)]
         statistics: Statistics,
+        batch_key: Option<Key>,
     },
     Retry {
         batch: BatchId,
@@ -92,6 +94,7 @@ enum End {
     Completed {
         rows: Option<usize>,
         statistics: Statistics,
+        batch_key: Option<Key>,
     },
     Not(HandlerError),
 }
@@ -138,8 +141,12 @@ impl Answer {
         if let Some(astray) = astray {
             return Err(HandlerError::retry(astray));
         }
-        let (expected, statistics) = match end {
-            Some(End::Completed { rows, statistics }) => (rows, statistics),
+        let (expected, statistics, batch_key) = match end {
+            Some(End::Completed {
+                rows,
+                statistics,
+                batch_key,
+            }) => (rows, statistics, batch_key),
             Some(End::Not(error)) => return Err(error),
             None => return Err(HandlerError::retry("the command ended no batch")),
         };
@@ -156,6 +163,7 @@ impl Answer {
             )),
             _ => Ok(Output {
                 rows: Rows::Json(rows),
+                batch_key,
                 follow_ups,
                 statistics,
             }),
@@ -199,7 +207,15 @@ impl Said {
                 batch,
                 rows,
                 statistics,
-            }) => (batch, End::Completed { rows, statistics }),
+                batch_key,
+            }) => {
+                let end = End::Completed {
+                    rows,
+                    statistics,
+                    batch_key,
+                };
+                (batch, end)
+            }
             Ok(Word::Retry {
                 batch,
                 error,

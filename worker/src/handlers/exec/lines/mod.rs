@@ -23,7 +23,7 @@
 //! and then with one of these, which ends the batch:
 //!
 //! ```json
-//! {"completed": {"batch": "0197…", "rows": 2, "statistics": {"seen": 7}}}
+//! {"completed": {"batch": "0197…", "rows": 2, "statistics": {"seen": 7}, "batch_key": "2026-02-10"}}
 //! {"retry": {"batch": "0197…", "error": "for a person", "after_ms": 5000}}
 //! {"throttled": {"batch": "0197…", "reason": "for a person", "after_ms": 30000}}
 //! {"failed": {"batch": "0197…", "error": "for a person"}}
@@ -32,7 +32,8 @@
 //! A cursor says how far it has come, in at most 64 KiB of JSON of its own. If this attempt cannot finish, the line
 //! that begins the next one has it as `cursor`; rows that were written before it are not kept.
 //!
-//! `rows`, `statistics` and `after_ms` of a retry may be left out; `rows` is checked where it is given. The next
+//! `rows`, `statistics`, `batch_key` and `after_ms` of a retry may be left out; `rows` is checked where it is given, and
+//! rows are written together with those of batches that name the same `batch_key`. The next
 //! line comes only after that. At end of file the process should end: it gets SIGTERM after 5 s, SIGKILL 2 s later.
 //!
 //! | what goes wrong | what becomes of the batch | and of the process |

@@ -192,10 +192,11 @@ for line in sys.stdin:
 async fn the_answer_says_what_becomes_of_the_batch() {
     let exec = one_process();
     let process = pid(&exec).await;
-    let python = "say(row=1); say(follow_up={'pipeline': 'index', 'key': 'k', 'payload': [1]}); end(statistics={'seen': 7})";
+    let python = "say(row=1); say(follow_up={'pipeline': 'index', 'key': 'k', 'payload': [1]}); end(statistics={'seen': 7}, batch_key='k')";
     let ctx = context(&payload(python), NEVER);
     let output = exec.handle(ctx.batch.payload.clone(), &ctx).await.unwrap();
     assert_eq!(output.statistics, [("seen".to_owned(), 7)].into());
+    assert_eq!(output.batch_key.unwrap().as_str(), "k");
     assert_eq!(output.follow_ups[0].pipeline.as_str(), "index");
     assert_eq!(output.follow_ups[0].payload.get(), "[1]");
 

@@ -16,7 +16,7 @@ use shared::search_console::{PlanPayload, normalize_property};
 use super::Shared;
 use super::api::{Api, Calls};
 use super::store::PropertyState;
-use crate::handler::{BatchContext, Handler, HandlerError, Output, Rows};
+use crate::handler::{BatchContext, Handler, HandlerError, Output};
 use probe::probe_all;
 use range::range;
 use slices::Plan;
@@ -73,9 +73,9 @@ impl Handler for PlanHandler {
         let follow_ups = plan.follow_ups(&payloads)?;
         statistics.insert("follow_ups".into(), follow_ups.len() as u64);
         Ok(Output {
-            rows: Rows::None,
             follow_ups,
             statistics,
+            ..Output::default()
         })
     }
 }

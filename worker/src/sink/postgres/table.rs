@@ -1,0 +1,209 @@
+//! A table with declared columns: made if it is missing, checked if it is there, filled by binary COPY.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use shared::config::{ColumnType, Table};
+use shared::id::BatchId;
+use shared::outcome::Completed;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use super::binary::{CHUNK, HEADER, TRAILER, encode};
+use super::markers::Columns;
+use super::{before, bounded, connect, find, find_outcome, lock_making_tables};
+use crate::handler::Rows;
+use crate::sink::group::{GroupWriter, Groups};
+use crate::sink::marker::{digest, with_counts};
+use crate::sink::table::{Found, Shape};
+use crate::sink::waiting::Write;
+use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
+
+/// A table of a PostgreSQL database as sink.
+#[derive(Debug)]
+pub struct PostgresTable {
+    pool: PgPool,
+    shape: Arc<Shape>,
+    groups: Groups<Encoded>,
+}
+
+/// A batch's rows as COPY takes them.
+#[derive(Debug)]
+struct Encoded {
+    bytes: Vec<u8>,
+    count: u64,
+    digest: Vec<u8>,
+}
+
+struct Writer {
+    pool: PgPool,
+    copy: String,
+}
+
+impl PostgresTable {
+    /// Connects, and makes or checks the table. Several workers may do so at once.
+    pub async fn connect(
+        url: &SecretString,
+        table: Table,
+        grouping: Grouping,
+        hurry: CancellationToken,
+    ) -> Result<Self, SinkError> {
+        let writers = u32::try_from(grouping.concurrency).unwrap_or(u32::MAX);
+        let pool = connect(url, writers).await?;
+        let Table { name, columns } = table;
+        let shape = Arc::new(Shape::new(columns));
+        let found = bounded(make(&pool, &name, &shape)).await?;
+        shape.compare(&name, sql_type, &found)?;
+        let copy = format!(
+            "COPY \"{name}\" ({}) FROM STDIN (FORMAT binary)",
+            shape.quoted_names()
+        );
+        let writer = Writer {
+            pool: pool.clone(),
+            copy,
+        };
+        Ok(Self {
+            pool,
+            shape,
+            groups: Groups::start(writer, grouping, hurry),
+        })
+    }
+}
+
+/// The type in the form in which PostgreSQL tells it.
+fn sql_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Text => "text",
+        ColumnType::Int => "int4",
+        ColumnType::Bigint => "int8",
+        ColumnType::Float => "float8",
+        ColumnType::Bool => "bool",
+        ColumnType::Timestamp => "timestamptz",
+        ColumnType::Date => "date",
+        ColumnType::Json => "json",
+    }
+}
+
+/// Makes the table unless there is one; tells its columns.
+async fn make(pool: &PgPool, name: &str, shape: &Shape) -> Result<Vec<Found>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    lock_making_tables(&mut transaction).await?;
+    let columns = shape.definitions(sql_type);
+    let create = format!("CREATE TABLE IF NOT EXISTS \"{name}\" ({columns})");
+    sqlx::query(AssertSqlSafe(create))
+        .execute(&mut *transaction)
+        .await?;
+    let found: Vec<(String, String, bool, bool)> = sqlx::query_as(
+        "SELECT attname::text, typname::text, attnotnull, \
+                atthasdef OR attidentity <> '' OR attgenerated <> '' \
+         FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid \
+         WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+    )
+    .bind(format!("\"{name}\""))
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let read = |(name, kind, is_required, has_default)| Found {
+        name,
+        kind,
+        is_required,
+        has_default,
+    };
+    Ok(found.into_iter().map(read).collect())
+}
+
+#[async_trait]
+impl Sink for PostgresTable {
+    async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
+        find_outcome(&self.pool, batch).await
+    }
+
+    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
+        let (shape, bytes) = (Arc::clone(&self.shape), rows.bytes());
+        // Reading a large batch takes a while, in which nothing else should wait for this thread.
+        let encoding = tokio::task::spawn_blocking(move || {
+            Ok(Encoded {
+                bytes: encode(&shape, &rows)?,
+                count: rows.count(),
+                digest: digest(&rows),
+            })
+        });
+        let died = |_| SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
+        let rows = encoding.await.map_err(died)??;
+        let write = Write {
+            marker,
+            rows,
+            bytes,
+        };
+        self.groups.commit(write).await
+    }
+}
+
+#[async_trait]
+impl GroupWriter for Writer {
+    type Rows = Encoded;
+
+    async fn write(&self, group: &[&Write<Encoded>]) -> Result<Vec<Committed>, SinkError> {
+        let mut markers = Columns::default();
+        let mut all_completed = Vec::with_capacity(group.len());
+        for Write { marker, rows, .. } in group {
+            let completed = with_counts(&marker.completed, rows.count, 0);
+            markers.add(marker, rows.digest.clone(), &completed)?;
+            all_completed.push(completed);
+        }
+        let mut connection = bounded(self.pool.acquire()).await?;
+        let is_first = match bounded(self.load(&mut connection, markers, group)).await {
+            Ok(is_first) => is_first,
+            Err(error) => {
+                // Half a transaction, perhaps a hanging connection: nobody else should get it.
+                connection.close_on_drop();
+                return Err(error);
+            }
+        };
+        drop(connection);
+        let mut committed = Vec::with_capacity(group.len());
+        for ((write, completed), is_first) in group.iter().zip(all_completed).zip(is_first) {
+            committed.push(if is_first {
+                Committed::Now(completed)
+            } else {
+                before(&self.pool, &write.marker).await?
+            });
+        }
+        Ok(committed)
+    }
+
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+        find(&self.pool, marker).await
+    }
+}
+
+impl Writer {
+    /// Markers first, then rows of the batches whose marker was the first: for each, whether it was.
+    async fn load(
+        &self,
+        connection: &mut PgConnection,
+        markers: Columns,
+        group: &[&Write<Encoded>],
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        let mut transaction = connection.begin().await?;
+        let first = markers.insert(&mut transaction).await?;
+        let is_first = |write: &&Write<Encoded>| first.contains(&write.marker.batch.to_string());
+        let is_first: Vec<bool> = group.iter().map(is_first).collect();
+        let rows = group.iter().zip(&is_first).filter(|(_, first)| **first);
+        let rows: Vec<&[u8]> = rows.map(|(write, _)| &write.rows.bytes[..]).collect();
+        if rows.iter().any(|rows| !rows.is_empty()) {
+            let mut copy = transaction.copy_in_raw(&self.copy).await?;
+            copy.send(HEADER).await?;
+            for chunk in rows.iter().flat_map(|rows| rows.chunks(CHUNK)) {
+                copy.send(chunk).await?;
+            }
+            copy.send(&TRAILER[..]).await?;
+            copy.finish().await?;
+        }
+        shared::failpoint::reach("w.sink.before_commit");
+        transaction.commit().await?;
+        shared::failpoint::reach("w.sink.committed");
+        Ok(is_first)
+    }
+}

@@ -1,0 +1,192 @@
+//! A table with declared columns: made if it is missing, checked if it is there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use shared::config::{ColumnType, Table};
+use shared::id::BatchId;
+use shared::outcome::Completed;
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments, AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
+use tokio_util::sync::CancellationToken;
+
+use super::insert::{insert_rows, placeholders};
+use super::markers::{find, insert_marker};
+use super::{find_outcome, open, retire_failed, sink_error};
+use crate::handler::Rows;
+use crate::sink::group::{GroupWriter, Groups};
+use crate::sink::marker::{digest, with_counts};
+use crate::sink::table::{Cell, Found, Shape, documents};
+use crate::sink::waiting::Write;
+use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
+
+/// A table of an SQLite file as sink.
+#[derive(Debug)]
+pub struct SqliteTable {
+    pool: SqlitePool,
+    shape: Arc<Shape>,
+    groups: Groups<Arc<Rows>>,
+}
+
+struct Writer {
+    pool: SqlitePool,
+    table: String,
+    shape: Arc<Shape>,
+}
+
+impl SqliteTable {
+    /// Opens or makes the file, and makes or checks the table. Several processes may do so at once.
+    pub async fn open(
+        path: &Path,
+        table: Table,
+        grouping: Grouping,
+        hurry: CancellationToken,
+    ) -> Result<Self, SinkError> {
+        let pool = open(path).await?;
+        let shape = Arc::new(Shape::new(table.columns));
+        let found = make(&pool, &table.name, &shape).await.map_err(sink_error)?;
+        shape.compare(&table.name, sql_type, &found)?;
+        let writer = Writer {
+            pool: pool.clone(),
+            table: table.name,
+            shape: Arc::clone(&shape),
+        };
+        Ok(Self {
+            pool,
+            shape,
+            groups: Groups::start(writer, grouping, hurry),
+        })
+    }
+}
+
+/// SQLite has no type for moments and days: they are text, which sorts as they do.
+fn sql_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Int | ColumnType::Bigint | ColumnType::Bool => "INTEGER",
+        ColumnType::Float => "REAL",
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Date | ColumnType::Json => "TEXT",
+    }
+}
+
+/// Makes the table unless there is one; tells its columns.
+async fn make(pool: &SqlitePool, name: &str, shape: &Shape) -> Result<Vec<Found>, sqlx::Error> {
+    let columns = shape.definitions(sql_type);
+    let create = format!("CREATE TABLE IF NOT EXISTS \"{name}\" ({columns}) STRICT");
+    sqlx::query(AssertSqlSafe(create)).execute(pool).await?;
+    let found: Vec<(String, String, bool, bool)> = sqlx::query_as(
+        "SELECT name, type, \"notnull\", dflt_value IS NOT NULL OR pk > 0 FROM pragma_table_info(?)",
+    )
+    .bind(name.to_owned())
+    .fetch_all(pool)
+    .await?;
+    let read = |(name, kind, is_required, has_default)| Found {
+        name,
+        kind,
+        is_required,
+        has_default,
+    };
+    Ok(found.into_iter().map(read).collect())
+}
+
+#[async_trait]
+impl Sink for SqliteTable {
+    async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
+        find_outcome(&self.pool, batch).await
+    }
+
+    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
+        self.shape.check(&rows)?;
+        self.groups.commit(Write::new(marker, rows)).await
+    }
+}
+
+#[async_trait]
+impl GroupWriter for Writer {
+    type Rows = Arc<Rows>;
+
+    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        let written = self.write_all(&mut connection, group).await;
+        retire_failed(&mut connection, &written);
+        written
+    }
+
+    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        find(&mut connection, marker).await
+    }
+}
+
+impl Writer {
+    async fn write_all(
+        &self,
+        connection: &mut SqliteConnection,
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Committed>, SinkError> {
+        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
+        let mut transaction = begin.map_err(sink_error)?;
+        let mut committed = Vec::with_capacity(group.len());
+        for Write { marker, rows, .. } in group {
+            committed.push(self.write_one(&mut transaction, marker, rows).await?);
+        }
+        shared::failpoint::reach("w.sink.before_commit");
+        transaction.commit().await.map_err(sink_error)?;
+        shared::failpoint::reach("w.sink.committed");
+        Ok(committed)
+    }
+
+    async fn write_one(
+        &self,
+        connection: &mut SqliteConnection,
+        marker: &Marker,
+        rows: &Rows,
+    ) -> Result<Committed, SinkError> {
+        // Nobody else can write until this transaction ends, so this answer stays true.
+        if let Some(before) = find(connection, marker).await? {
+            return Ok(Committed::Before(before.into_completed()));
+        }
+        self.insert(connection, rows).await?;
+        let completed = with_counts(&marker.completed, rows.count(), 0);
+        insert_marker(connection, marker, digest(rows), &completed).await?;
+        Ok(Committed::Now(completed))
+    }
+
+    async fn insert(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &Rows,
+    ) -> Result<(), SinkError> {
+        let (columns, rows) = (self.shape.columns().len(), documents(rows)?);
+        let insert = |count: usize| {
+            let (table, names) = (&self.table, self.shape.quoted_names());
+            let values = placeholders(count, columns);
+            format!("INSERT INTO \"{table}\" ({names}) VALUES {values}")
+        };
+        let bind = |arguments: &mut SqliteArguments, index: usize| {
+            let mut cells = Vec::with_capacity(columns);
+            self.shape.read(index, &rows[index], &mut cells)?;
+            cells.iter().try_for_each(|cell| add(arguments, cell))
+        };
+        insert_rows(connection, rows.len(), columns, insert, bind).await
+    }
+}
+
+fn add(arguments: &mut SqliteArguments, cell: &Cell<'_>) -> Result<(), BoxDynError> {
+    match cell {
+        Cell::Null => arguments.add(None::<String>),
+        Cell::Text(text) => arguments.add(text.clone().into_owned()),
+        Cell::Json(text) => arguments.add((*text).to_owned()),
+        Cell::Integer(number) => arguments.add(*number),
+        Cell::Float(number) => arguments.add(*number),
+        Cell::Bool(is_true) => arguments.add(i64::from(*is_true)),
+        Cell::Timestamp(timestamp) => arguments.add(in_microseconds(*timestamp)),
+        Cell::Date(day) => arguments.add(day.to_string()),
+    }
+}
+
+/// Always as long, so that texts sort as moments do.
+fn in_microseconds(timestamp: jiff::Timestamp) -> String {
+    format!("{timestamp:.6}")
+}
