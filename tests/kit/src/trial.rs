@@ -103,6 +103,16 @@ impl Trial {
         };
         let stop = CancellationToken::new();
         let started = Instant::now();
+        // In the test's runtime, so that its clock is the handler's.
+        let threads = HandlerThreads::here();
+        let processing = process(
+            &threads,
+            &self.served,
+            batch,
+            Cursor::default(),
+            self.permits.clone(),
+            &stop,
+        );
         let cancelling = async {
             match self.cancel_after {
                 Some(time) => sleep(time).await,
@@ -111,16 +121,6 @@ impl Trial {
             stop.cancel();
             std::future::pending::<()>().await;
         };
-        let threads = HandlerThreads::here();
-        let permits = self.permits.clone();
-        let processing = process(
-            &threads,
-            &self.served,
-            batch,
-            Cursor::default(),
-            permits,
-            &stop,
-        );
         let processed = tokio::select! {
             processed = processing => processed,
             () = cancelling => unreachable!("it only cancels"),
