@@ -15,6 +15,10 @@ use crate::run::Run;
 const CHUNK_BATCHES: usize = 2_000;
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
+/// How often the ledger is asked to take something: a connection that breaks costs nobody a submission. What
+/// it has taken already, it does not take twice.
+const TRIES: u32 = 3;
+
 /// Batches that go into the ledger together.
 #[derive(Default)]
 pub(super) struct Chunk {
@@ -69,9 +73,9 @@ impl Building {
         self.appended().await?;
         let Some(run) = self.run else { return Ok(()) };
         let ledger = self.ledger.clone();
-        self.appending = Some(tokio::spawn(
-            async move { ledger.append(run, &batches).await },
-        ));
+        self.appending = Some(tokio::spawn(async move {
+            persistently(|| ledger.append(run, &batches)).await
+        }));
         Ok(())
     }
 
@@ -90,7 +94,7 @@ impl Building {
         let accepted = match (self.appended().await, self.run) {
             (Ok(()), Some(run)) => {
                 shared::failpoint::reach("c.ledger.before_commit");
-                self.ledger.accept(run, &digest).await
+                persistently(|| self.ledger.accept(run, &digest)).await
             }
             (Err(error), _) => Err(error),
             (Ok(()), None) => unreachable!("accepting and removing use the run up"),
@@ -149,6 +153,22 @@ async fn remove(ledger: &dyn SubmissionLedger, run: RunId) -> Result<(), LedgerE
         tracing::error!(%error, run.id = %run, "cannot remove a refused run, trying again");
     }
     removed
+}
+
+/// Asks again when there was no answer.
+async fn persistently<T, F: Future<Output = Result<T, LedgerError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, LedgerError> {
+    for failures in 1..TRIES {
+        match ask().await {
+            Err(error @ LedgerError::Unavailable(_)) => {
+                tracing::warn!(%error, "the ledger did not answer a submission, asking again");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+    }
+    ask().await
 }
 
 fn pass_on_panic<T>(error: JoinError) -> T {

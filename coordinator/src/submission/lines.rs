@@ -14,6 +14,9 @@ use crate::ledger::{NewBatch, NewRun};
 /// Longest line: the largest payload, its key, and JSON around them.
 pub(super) const MAX_LINE_BYTES: usize = payload::MAX_PAYLOAD_BYTES + 64 * 1024;
 
+/// What some editors put before the first line.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 #[derive(Deserialize)]
 struct Line {
     #[serde(default)]
@@ -73,13 +76,7 @@ impl Lines {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        const BOM: &[u8] = b"\xef\xbb\xbf";
-        let first = self.number == 0 && self.rest.is_empty();
-        self.rest.extend_from_slice(if first {
-            bytes.strip_prefix(BOM).unwrap_or(bytes)
-        } else {
-            bytes
-        });
+        self.rest.extend_from_slice(bytes);
     }
 
     /// The next whole line and its number; the last one needs no newline when the stream has ended.
@@ -88,7 +85,7 @@ impl Lines {
             .iter()
             .position(|byte| *byte == b'\n');
         let searched = std::mem::replace(&mut self.searched, 0);
-        let line = match newline {
+        let mut line = match newline {
             Some(end) => {
                 let line = self.rest.split_to(searched + end);
                 let _newline = self.rest.split_to(1);
@@ -106,6 +103,9 @@ impl Lines {
                 return Ok(None);
             }
         };
+        if self.number == 0 && line.starts_with(BOM) {
+            let _mark = line.split_to(BOM.len());
+        }
         self.number += 1;
         if line.len() > MAX_LINE_BYTES {
             return Err(SubmissionError::Line {
