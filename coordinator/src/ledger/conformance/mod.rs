@@ -81,6 +81,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     reconciliation::only_the_attempt_that_is_out_is_suspected(&fresh()).await;
     memory::what_is_remembered_survives(&fresh()).await;
     memory::webhooks_are_due_when_runs_finish(&fresh()).await;
+    memory::every_end_of_a_run_is_told(&fresh()).await;
     views::a_batch_tells_its_history(&fresh()).await;
     views::a_late_completion_ends_the_history(&fresh()).await;
     views::long_histories_keep_their_end(&fresh()).await;
