@@ -55,6 +55,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     dispatch::payloads_come_back_as_they_were(&fresh()).await;
     dispatch::every_backlog_is_found_once(&fresh()).await;
     dispatch::what_is_being_submitted_never_goes_out(&fresh()).await;
+    dispatch::what_waits_is_counted_as_far_as_it_matters(&fresh()).await;
     settlement::batches_go_out_and_are_settled(&fresh()).await;
     settlement::an_outcome_may_overtake_its_recording(&fresh()).await;
     settlement::follow_ups_exist_exactly_once(&fresh()).await;
