@@ -178,6 +178,15 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 }
 
 #[cfg(test)]
+impl SqliteLedger {
+    /// Answers nothing from now on, as a database that is away.
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use sqlx::ConnectOptions;
 
