@@ -6,6 +6,7 @@
 //! | `c.submit.parsed` | lines are read, and not yet in the ledger |
 //! | `c.ledger.before_commit` | all lines are in the ledger, and the run is not yet accepted |
 //! | `c.ledger.committed` | the run is accepted, and neither client nor dispatcher knows |
+//! | `c.publish.read` | payloads are read, and nothing is sent |
 //! | `c.publish.sent` | batches are on their way, unconfirmed |
 //! | `c.confirm.received` | batches are confirmed, and not yet recorded as out |
 //! | `c.published.committed` | batches are recorded as out |
@@ -21,8 +22,7 @@
 //!
 //! The variable `FAILPOINTS` arms them, in debug builds only; a release build does not look at it.
 //! `c.outcome.acked=abort` aborts the process when it first gets there, `c.outcome.acked=3*off->abort` after
-//! three times, `…=panic` only panics; several are separated by semicolons. This is the language of the
-//! crate `fail`, which cannot abort.
+//! three times; several are separated by semicolons. This is the language of the crate `fail`, which cannot abort.
 
 /// Passes the place `name`, or dies there.
 #[inline]
@@ -47,13 +47,9 @@ mod armed {
 
     pub(super) fn reach(name: &str) {
         for point in POINTS.iter().filter(|point| point.name == name) {
-            if point.passes() {
-                continue;
-            }
-            tracing::error!(name, "fail point reached");
-            match point.death {
-                Death::Abort => std::process::abort(),
-                Death::Panic => panic!("fail point {name}"),
+            if !point.passes() {
+                tracing::error!(name, "fail point reached");
+                std::process::abort();
             }
         }
     }
@@ -63,13 +59,6 @@ mod armed {
         name: String,
         /// How often it may still be passed.
         left: AtomicU32,
-        death: Death,
-    }
-
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Death {
-        Abort,
-        Panic,
     }
 
     pub(super) fn parse(points: &str) -> Option<Vec<Point>> {
@@ -81,14 +70,12 @@ mod armed {
         fn parse(text: &str) -> Option<Self> {
             let (name, action) = text.split_once('=')?;
             let (passes, death) = action.split_once("*off->").unwrap_or(("0", action));
+            if death != "abort" {
+                return None;
+            }
             Some(Self {
                 name: name.to_owned(),
                 left: AtomicU32::new(passes.parse().ok()?),
-                death: match death {
-                    "abort" => Death::Abort,
-                    "panic" => Death::Panic,
-                    _ => return None,
-                },
             })
         }
 
@@ -107,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_point_is_passed_so_often_and_no_more() {
-        let points = parse("a=3*off->abort;b=panic").unwrap();
+        let points = parse("a=3*off->abort;b=abort").unwrap();
         let passes = |point: usize| (0..5).filter(|_| points[point].passes()).count();
         assert_eq!((passes(0), passes(1)), (3, 0));
         assert!(parse("").unwrap().is_empty());
@@ -115,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_said() {
-        for wrong in ["a", "a=", "a=sleep(5)", "a=x*off->abort", "a=-1*off->abort"] {
+        for wrong in ["a", "a=", "a=panic", "a=x*off->abort", "a=-1*off->abort"] {
             assert!(parse(wrong).is_none(), "{wrong}");
         }
     }

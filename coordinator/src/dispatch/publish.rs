@@ -83,6 +83,7 @@ impl Publishing {
         if messages.is_empty() {
             return (group, Ok(()));
         }
+        shared::failpoint::reach("c.publish.read");
         let started = Instant::now();
         let verdicts = match publisher.publish(&messages).await {
             Ok(verdicts) => verdicts,

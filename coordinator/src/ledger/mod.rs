@@ -201,10 +201,11 @@ pub trait MemoryLedger: Send + Sync + 'static {
     async fn webhooks_due(&self, now: Timestamp, limit: u32) -> Result<Vec<Webhook>, LedgerError>;
     /// When the next webhook is due.
     async fn next_webhook(&self) -> Result<Option<Timestamp>, LedgerError>;
-    /// What became of a call: delivered or given up (`None`), or due again. Nothing, if the run runs again.
+    /// What became of a call: delivered or given up (`None`), or due again. It changes nothing if the run has run
+    /// again: that call told of another end.
     async fn webhook_called(
         &self,
-        run: RunId,
+        webhook: &Webhook,
         failures: u32,
         again: Option<Timestamp>,
     ) -> Result<(), LedgerError>;

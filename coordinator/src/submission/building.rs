@@ -10,6 +10,10 @@ use super::admission::Reserved;
 use crate::ledger::{LedgerError, NewBatch, SubmissionLedger};
 use crate::run::Run;
 
+/// How often the ledger is asked to take something: a connection that breaks costs nobody a submission. What
+/// it has taken already, it does not take twice.
+const TRIES: u32 = 3;
+
 /// A run that is being built up: one chunk goes into the ledger while the next one is read. Dropped in the
 /// middle, because the client went away, it leaves nothing.
 pub(super) struct Building {
@@ -41,9 +45,9 @@ impl Building {
         self.appended().await?;
         let Some(run) = self.run else { return Ok(()) };
         let ledger = self.ledger.clone();
-        self.appending = Some(tokio::spawn(
-            async move { ledger.append(run, &batches).await },
-        ));
+        self.appending = Some(tokio::spawn(async move {
+            persistently(|| ledger.append(run, &batches)).await
+        }));
         Ok(())
     }
 
@@ -62,7 +66,7 @@ impl Building {
         let accepted = match (self.appended().await, self.run) {
             (Ok(()), Some(run)) => {
                 shared::failpoint::reach("c.ledger.before_commit");
-                self.ledger.accept(run, &digest).await
+                persistently(|| self.ledger.accept(run, &digest)).await
             }
             (Err(error), _) => Err(error),
             (Ok(()), None) => unreachable!("accepting and removing use the run up"),
@@ -121,6 +125,22 @@ async fn remove(ledger: &dyn SubmissionLedger, run: RunId) -> Result<(), LedgerE
         tracing::error!(%error, run.id = %run, "cannot remove a refused run, trying again");
     }
     removed
+}
+
+/// Asks again when there was no answer.
+pub(super) async fn persistently<T, F: Future<Output = Result<T, LedgerError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, LedgerError> {
+    for failures in 1..TRIES {
+        match ask().await {
+            Err(error @ LedgerError::Unavailable(_)) => {
+                tracing::warn!(%error, "the ledger did not answer a submission, asking again");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(Backoff::RECONNECT.draw(failures)).await;
+    }
+    ask().await
 }
 
 fn pass_on_panic<T>(error: JoinError) -> T {

@@ -16,6 +16,8 @@ pub(super) const MAX_LINE_BYTES: usize = payload::MAX_PAYLOAD_BYTES + 64 * 1024;
 
 /// Bytes that are hashed at once, as far as lines are not longer.
 const HASHED_BYTES: usize = 64 * 1024;
+/// What some editors put before the first line.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 #[derive(Deserialize)]
 struct Line {
@@ -78,13 +80,7 @@ impl Lines {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        const BOM: &[u8] = b"\xef\xbb\xbf";
-        let first = self.number == 0 && self.rest.is_empty();
-        self.rest.extend_from_slice(if first {
-            bytes.strip_prefix(BOM).unwrap_or(bytes)
-        } else {
-            bytes
-        });
+        self.rest.extend_from_slice(bytes);
     }
 
     /// The next whole line and its number; the last one needs no newline when the stream has ended.
@@ -93,7 +89,7 @@ impl Lines {
             .iter()
             .position(|byte| *byte == b'\n');
         let searched = std::mem::replace(&mut self.searched, 0);
-        let line = match newline {
+        let mut line = match newline {
             Some(end) => {
                 let line = self.rest.split_to(searched + end);
                 let _newline = self.rest.split_to(1);
@@ -111,6 +107,9 @@ impl Lines {
                 return Ok(None);
             }
         };
+        if self.number == 0 && line.starts_with(BOM) {
+            let _mark = line.split_to(BOM.len());
+        }
         self.number += 1;
         if line.len() > MAX_LINE_BYTES {
             return Err(SubmissionError::Line {

@@ -25,7 +25,7 @@ use admission::Reserved;
 #[cfg(test)]
 pub(crate) use admission::{NoPressure, NoWebhooks};
 pub use admission::{Pressure, Retry, Room, WebhookCheck};
-use building::Building;
+use building::{Building, persistently};
 use lines::MAX_LINE_BYTES;
 use reading::Reading;
 
@@ -219,11 +219,15 @@ impl SubmissionStage {
         let (ledger, notices) = (self.ledger.clone(), self.notices.clone());
         in_a_task(async move {
             shared::failpoint::reach("c.ledger.before_commit");
-            let taken = ledger.take(&run, &batches, &digest).await?;
+            let taken = persistently(|| ledger.take(&run, &batches, &digest)).await?;
             shared::failpoint::reach("c.ledger.committed");
             drop(reserved);
             match taken {
                 Opened::New(run) => Ok(announce(run, &notices).await),
+                // Its answer was lost, and it was asked again.
+                Opened::Known(known) if known.run.run == run.id => {
+                    Ok(announce(*known.run, &notices).await)
+                }
                 Opened::Known(known) => recognise(known, &digest),
             }
         })

@@ -51,7 +51,7 @@ impl Fixture {
         self.submit_pieces(
             key,
             body.as_bytes()
-                .chunks(if body.len() < 1_000 { 7 } else { 1_000 })
+                .chunks(if body.len() < 1_000 { 1 } else { 1_000 })
                 .map(|p| Ok(Bytes::copy_from_slice(p)))
                 .collect(),
         )

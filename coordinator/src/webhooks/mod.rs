@@ -122,8 +122,8 @@ impl WebhookStage {
         let stuck = self.queue.refill(due, is_partial);
         for webhook in &stuck {
             let again = now + STEP_BACK.mul_f64(rand::random());
-            let Webhook { run, failures, .. } = webhook;
-            let stepping_back = self.ledger.webhook_called(run.run, *failures, Some(again));
+            let stepping_back =
+                (self.ledger).webhook_called(webhook, webhook.failures, Some(again));
             stepping_back.await?;
         }
         Ok(match (is_partial, stuck.is_empty()) {
@@ -166,10 +166,7 @@ async fn deliver(
         }
         Verdict::GiveUp => (webhook.failures + 1, None),
     };
-    if let Err(error) = ledger
-        .webhook_called(webhook.run.run, failures, again)
-        .await
-    {
+    if let Err(error) = ledger.webhook_called(&webhook, failures, again).await {
         tracing::warn!(run.id = %webhook.run.run, %error, "cannot note what became of a webhook, it will be called again");
     }
     webhook

@@ -13,6 +13,7 @@
 pub mod api;
 pub mod emulator;
 pub mod limit_use;
+pub mod lossy;
 pub mod port;
 pub mod postgres;
 pub mod processes;

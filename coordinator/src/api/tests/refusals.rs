@@ -335,6 +335,44 @@ async fn strangers_and_faults(seen: &mut Seen) {
     );
 }
 
+#[tokio::test]
+async fn every_operation_on_the_ledger_says_when_it_is_away() {
+    let api = Fixture::new().await;
+    api.ledger.close().await;
+    let document = serde_json::to_value(&api.document).unwrap();
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let listed = operation["responses"]["503"]["description"].as_str();
+            if !listed.is_some_and(|listed| listed.contains("`ledger_unavailable`")) {
+                continue;
+            }
+            let query = match path.rsplit('/').next().unwrap() {
+                "runs" if method == "post" => HASHES,
+                "priority" => "?priority=low",
+                "redrive" | "discard" => "?all=true",
+                _ => "",
+            };
+            let path = path
+                .replace("{run}", NOBODY)
+                .replace("{batch}", NOBODY)
+                .replace("{pipeline}", "hashes");
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let answer = api
+                .send(method, &format!("{path}{query}"), |request| {
+                    request
+                        .header("content-type", "application/x-ndjson")
+                        .body(GOOD)
+                })
+                .await;
+            let got = (answer.status, answer.code());
+            assert_eq!(got, (503, "ledger_unavailable"), "{path}: {answer:?}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 10, "{asked} operations");
+}
+
 async fn raw_requests(seen: &mut Seen) {
     let api = Fixture::new().await;
     // Those that a well-behaved client cannot provoke.

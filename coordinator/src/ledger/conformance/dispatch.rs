@@ -7,12 +7,12 @@ use shared::id::BatchId;
 use shared::name::{Attempt, PipelineName};
 
 use super::{
-    Backend, NOW, after, asks_for, batches, key, new_run, pipeline, send_out, settle, submit,
-    submit_as,
+    Backend, NOW, after, asks_for, batches, hold, key, kill, new_run, pipeline, send_out, settle,
+    submit, submit_as,
 };
 use crate::ledger::{
-    BacklogId, DispatchLedger, Effect, LedgerViews, NewRun, OperatorViews, Page, PendingBatch,
-    ReconciliationLedger, SubmissionLedger,
+    BacklogId, DispatchLedger, Effect, LedgerViews, NewRun, OperationsLedger, OperatorViews, Page,
+    PendingBatch, ReconciliationLedger, SubmissionLedger,
 };
 use crate::run::Priority;
 
@@ -173,4 +173,44 @@ pub(super) async fn what_is_being_submitted_never_goes_out(backend: &impl Backen
     let run = ledger.accept(run.id, &[7; 32]).await.unwrap();
     assert_eq!(run.batches.pending, 1);
     assert_eq!(ledger.run(run.run).await.unwrap(), Some(run));
+}
+
+pub(super) async fn what_waits_is_counted_as_far_as_it_matters(backend: &impl Backend) {
+    let ledger = backend.open().await;
+    let second = PipelineName::new("second.stage").unwrap();
+    let waiting = async |pipeline: &PipelineName, enough| {
+        let waiting = ledger.waiting(pipeline, enough).await;
+        waiting.unwrap()
+    };
+    assert_eq!(waiting(&pipeline(), 10).await, 0);
+    let mut submitted = batches("a", 5);
+    submitted[4].due = after(3_600);
+    let run = submit(&ledger, &submitted).await;
+    let other = submit(&ledger, &batches("b", 2)).await;
+    assert_eq!(waiting(&pipeline(), 100).await, 7, "what is due later, too");
+    assert_eq!(waiting(&pipeline(), 7).await, 7);
+    assert_eq!(waiting(&pipeline(), 3).await, 3, "more make no difference");
+    assert_eq!(waiting(&pipeline(), u64::MAX).await, 7);
+
+    // Out, completed and dead ones wait no more; one that goes out again does, and so do follow-ups.
+    send_out(&ledger, &submitted[..3], 1).await;
+    assert_eq!(waiting(&pipeline(), 100).await, 4);
+    settle(&ledger, &submitted[0], 1, asks_for(&["a", "b"])).await;
+    settle(&ledger, &submitted[1], 1, kill("failed")).await;
+    settle(&ledger, &submitted[2], 1, hold()).await;
+    let both = (waiting(&pipeline(), 100).await, waiting(&second, 100).await);
+    assert_eq!(both, (5, 2));
+
+    // Only running runs: what is held back by an operator must not hold back others.
+    ledger.pause(run, true).await.unwrap();
+    let both = (waiting(&pipeline(), 100).await, waiting(&second, 100).await);
+    assert_eq!(both, (2, 0));
+    ledger.pause(run, false).await.unwrap();
+    ledger.cancel(other, NOW).await.unwrap();
+    assert_eq!(waiting(&pipeline(), 100).await, 3);
+    let submitting = new_run();
+    ledger.open_run(&submitting).await.unwrap();
+    let hidden = batches("c", 9);
+    ledger.append(submitting.id, &hidden).await.unwrap();
+    assert_eq!(waiting(&pipeline(), 100).await, 3);
 }

@@ -56,6 +56,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     dispatch::payloads_come_back_as_they_were(&fresh()).await;
     dispatch::every_backlog_is_found_once(&fresh()).await;
     dispatch::what_is_being_submitted_never_goes_out(&fresh()).await;
+    dispatch::what_waits_is_counted_as_far_as_it_matters(&fresh()).await;
     settlement::batches_go_out_and_are_settled(&fresh()).await;
     settlement::an_outcome_may_overtake_its_recording(&fresh()).await;
     settlement::follow_ups_exist_exactly_once(&fresh()).await;
@@ -82,6 +83,7 @@ pub(super) async fn run<B: Backend>(fresh: impl Fn() -> B) {
     reconciliation::only_the_attempt_that_is_out_is_suspected(&fresh()).await;
     memory::what_is_remembered_survives(&fresh()).await;
     memory::webhooks_are_due_when_runs_finish(&fresh()).await;
+    memory::every_end_of_a_run_is_told(&fresh()).await;
     views::a_batch_tells_its_history(&fresh()).await;
     views::a_late_completion_ends_the_history(&fresh()).await;
     views::long_histories_keep_their_end(&fresh()).await;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use shared::id::RunId;
 
 use super::{PostgresLedger, bounded, run_uuid};
 use crate::ledger::row::Cells;
@@ -82,16 +81,18 @@ impl MemoryLedger for PostgresLedger {
 
     async fn webhook_called(
         &self,
-        run: RunId,
+        webhook: &Webhook,
         failures: u32,
         again: Option<Timestamp>,
     ) -> Result<(), LedgerError> {
         let change = sqlx::query(
-            "UPDATE runs SET webhook_failures = $1, webhook_due = $2 WHERE id = $3 AND webhook_due IS NOT NULL",
+            "UPDATE runs SET webhook_failures = $1, webhook_due = $2 \
+             WHERE id = $3 AND finished_at = $4 AND webhook_due IS NOT NULL",
         )
         .bind(i64::from(failures))
         .bind(again.map(Timestamp::as_millisecond))
-        .bind(run_uuid(run));
+        .bind(run_uuid(webhook.run.run))
+        .bind(webhook.run.finished_at.map(Timestamp::as_millisecond));
         bounded(self.write(change)).await
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use shared::id::RunId;
 
 use super::SqliteLedger;
 use crate::ledger::row::Cells;
@@ -70,16 +69,18 @@ impl MemoryLedger for SqliteLedger {
 
     async fn webhook_called(
         &self,
-        run: RunId,
+        webhook: &Webhook,
         failures: u32,
         again: Option<Timestamp>,
     ) -> Result<(), LedgerError> {
         sqlx::query(
-            "UPDATE runs SET webhook_failures = ?, webhook_due = ? WHERE id = ? AND webhook_due IS NOT NULL",
+            "UPDATE runs SET webhook_failures = ?, webhook_due = ? \
+             WHERE id = ? AND finished_at = ? AND webhook_due IS NOT NULL",
         )
         .bind(failures)
         .bind(again.map(Timestamp::as_millisecond))
-        .bind(run.as_bytes().as_slice())
+        .bind(webhook.run.run.as_bytes().as_slice())
+        .bind(webhook.run.finished_at.map(Timestamp::as_millisecond))
         .execute(&self.writer)
         .await?;
         Ok(())

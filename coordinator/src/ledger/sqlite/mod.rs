@@ -128,7 +128,7 @@ impl SqliteLedger {
         Ok(ledger)
     }
 
-    /// Answers nobody any more.
+    /// Answers nothing from now on, as a database that is away.
     #[cfg(test)]
     pub(crate) async fn close(&self) {
         self.writer.close().await;

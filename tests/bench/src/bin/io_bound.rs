@@ -64,7 +64,14 @@ async fn main() -> Result<()> {
     }
     serving.abort();
     let reference = "the calls alone";
-    Figure::new("io_bound", "batches/s", reference, Some("0.95 of it"), &speeds).print();
+    Figure::new(
+        "io_bound",
+        "batches/s",
+        reference,
+        Some("0.95 of it"),
+        &speeds,
+    )
+    .print();
     let (reference, aim) = ("what it may be", "at most 1 of it");
     Figure::new("io_bound_memory", "MiB", reference, Some(aim), &memory).print();
     Ok(())
