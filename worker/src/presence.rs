@@ -1,5 +1,7 @@
 //! Tells the coordinators every two seconds that this worker lives, and what it holds.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use shared::broker::{BrokerError, Message, Publisher, PublishingPool, TRANSIENT, Verdict};
@@ -10,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::holding::Holding;
 use crate::slots::Slots;
+
+/// How long the goodbye may take, on a connection that may be dead without anybody knowing yet. Not heard, it
+/// is found out when the worker is silent.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The voice of this worker.
 pub struct PresenceStage {
@@ -40,8 +46,11 @@ impl PresenceStage {
         loop {
             let draining = self.draining.is_cancelled();
             let leaving = self.leaving.is_cancelled();
-            if let Err(error) = self.speak(&mut publisher, draining, leaving).await {
-                tracing::debug!(%error, "could not tell that this worker is here");
+            tokio::select! {
+                spoken = self.speak(&mut publisher, draining, leaving) => if let Err(error) = spoken {
+                    tracing::debug!(%error, "could not tell that this worker is here");
+                },
+                () = self.out_of_time() => return Ok(()),
             }
             if leaving {
                 return Ok(());
@@ -54,6 +63,11 @@ impl PresenceStage {
                 () = self.leaving.cancelled() => {}
             }
         }
+    }
+
+    async fn out_of_time(&self) {
+        self.leaving.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
     }
 
     async fn speak(
