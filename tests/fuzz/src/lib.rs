@@ -14,6 +14,10 @@ pub mod outcomes;
 pub mod submission;
 pub mod work;
 
+use std::sync::LazyLock;
+
+use tokio::runtime::Runtime;
+
 /// One target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -53,6 +57,12 @@ pub const TARGETS: [Target; 5] = [
         seeds: ask::seeds,
     },
 ];
+
+/// What the targets' futures run in.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.build().expect("a runtime without drivers")
+});
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ use shared::payload;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::message;
+use crate::{RUNTIME, message};
 
 /// So many batches may count this much before a sum of 64 bits is full: eight million.
 const MAX_COUNT: u64 = 1 << 40;
@@ -41,9 +41,7 @@ const STATES: [State; 5] = [
 
 /// Only asked for its judgement.
 static STAGE: LazyLock<SettlementStage> = LazyLock::new(|| {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.expect("a runtime without drivers");
-    let _entered = runtime.enter();
+    let _entered = RUNTIME.enter();
     let connector = Connector::new(&BrokerConfig::default(), &Instance::from("fuzz".to_owned()));
     let pipeline = PipelineName::new("gsc.slice").expect("a name");
     SettlementStage {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,16 +19,12 @@ use shared::config::{PipelineConfig, WebhooksConfig};
 use shared::id::RunId;
 use shared::name::{Key, PipelineName};
 use shared::payload;
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+
+use crate::RUNTIME;
 
 /// More than an input can hold.
 const ROOM: u64 = 1_000_000;
-
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.build().expect("a runtime without drivers")
-});
 
 /// A line that was taken.
 type Taken = (Key, Value);
@@ -67,7 +63,11 @@ async fn submit(first: Vec<Bytes>, again: Vec<Bytes>) -> Result<Vec<Taken>, Stri
             return Err(error.to_string());
         }
     };
-    let more = [again.clone(), vec![Bytes::from_static(b"\nmore")]].concat();
+    let more = [
+        again.clone(),
+        vec![Bytes::from_static(b"\n{\"payload\":0}")],
+    ]
+    .concat();
     assert_eq!(
         submit(again).await.ok(),
         Some(Accepted::Before(run.clone()))
