@@ -11,7 +11,7 @@ use shared::exit;
 /// Accepts runs, lets out as many batches as the workers can take, and knows what became of each.
 ///
 /// Exit codes: 0 stopped when asked, 1 a task died, 2 usage, 69 RabbitMQ cannot be reached,
-/// 78 configuration is wrong or contradicts what the broker or database has.
+/// 78 configuration is wrong, contradicts what the broker or database has, or leads to one that cannot be verified.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -4,9 +4,12 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use shared::config::Config;
+use shared::tls;
 
 use crate::app::StartError;
 
@@ -16,19 +19,30 @@ const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: 
 
 /// Whether the coordinator that has this configuration is ready.
 pub fn ready(config_file: Option<&Path>) -> Result<(), StartError> {
-    let address = reachable(Config::load(config_file)?.api.listen);
+    let api = Config::load(config_file)?.api;
+    let address = reachable(api.listen);
     let not_ready = |problem: String| StartError::NotReady { address, problem };
-    match status_line(address) {
+    let tls = api.cert_file.as_deref().map(tls::only).transpose();
+    let tls = tls.map_err(|problem| not_ready(problem.to_string()))?;
+    match status_line(address, tls) {
         Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
         Ok(line) => Err(not_ready(line)),
         Err(error) => Err(not_ready(error.to_string())),
     }
 }
 
-fn status_line(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+fn status_line(address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    let Some(tls) = tls else {
+        return ask(stream);
+    };
+    let connection = ClientConnection::new(tls, address.ip().into()).map_err(io::Error::other)?;
+    ask(StreamOwned::new(connection, stream))
+}
+
+fn ask(mut stream: impl Read + Write) -> io::Result<String> {
     stream.write_all(REQUEST)?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;

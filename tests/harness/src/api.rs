@@ -7,11 +7,12 @@ use coordinator::fleet::Worker;
 use coordinator::levels::LevelsView;
 use coordinator::run::{BatchDetail, DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Certificate, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::{BatchId, RunId};
 
+use crate::certificates::Authority;
 use crate::wait;
 
 /// Longest wait for any answer: a coordinator under test may be busy with a large submission.
@@ -27,9 +28,19 @@ pub struct Api {
 impl Api {
     /// For the coordinator at `http://…`.
     pub fn new(base: &str) -> Result<Self> {
+        Self::trusting(base, [])
+    }
+
+    /// For one at `https://…`, whose certificate a CA has signed.
+    pub fn over_tls(base: &str, ca: &Authority) -> Result<Self> {
+        let ca = Certificate::from_pem(ca.pem().as_bytes())?;
+        Self::trusting(base, [ca])
+    }
+
+    fn trusting(base: &str, trusted: impl IntoIterator<Item = Certificate>) -> Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .tls_certs_only([])
+            .tls_certs_only(trusted)
             .timeout(ANSWER_LIMIT)
             .build()?;
         Ok(Self {
