@@ -2,8 +2,8 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
-//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`], [`telemetry`], [`backoff`], [`net`],
-//! [`failpoint`]).
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`], [`telemetry`], [`backoff`],
+//! [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
