@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime, Timeouts};
+use lapin::message::Delivery;
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
@@ -16,6 +17,7 @@ use super::{
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
+use crate::signing::{Purpose, SignatureError, Signing};
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -28,6 +30,7 @@ pub struct Connector {
     instance: Instance,
     answer_timeout: Duration,
     start_timeout: Duration,
+    signing: Signing,
 }
 
 impl Connector {
@@ -40,7 +43,20 @@ impl Connector {
             instance: instance.clone(),
             answer_timeout: config.answer_timeout.get(),
             start_timeout: config.start_timeout.get(),
+            signing: Signing::default(),
         }
+    }
+
+    /// The same, with everything that is published signed, and deliveries [checked](Self::check).
+    #[must_use]
+    pub fn with_signing(self, signing: Signing) -> Self {
+        Self { signing, ..self }
+    }
+
+    /// Whether a delivery's signature lets it be believed. Stages ask before they parse it.
+    pub fn check(&self, purpose: Purpose, delivery: &Delivery) -> Result<(), SignatureError> {
+        self.signing
+            .check(purpose, &delivery.properties, &delivery.data)
     }
 
     /// Host, port and vhost, without user and password.
@@ -139,6 +155,11 @@ impl Connector {
         subscription::subscribe(connection, queue, &tag, prefetch, self.answer_timeout).await
     }
 
+    /// Signs what is published.
+    pub(super) fn signing(&self) -> &Signing {
+        &self.signing
+    }
+
     /// Longest wait for one answer.
     #[must_use]
     pub fn answer_timeout(&self) -> Duration {
@@ -172,6 +193,7 @@ impl Connector {
             pool,
             address: self.address.clone(),
             answer_timeout: self.answer_timeout,
+            signing: self.signing.clone(),
         }
     }
 
@@ -188,6 +210,7 @@ pub struct PublishingPool {
     pool: Pool,
     address: String,
     answer_timeout: Duration,
+    signing: Signing,
 }
 
 impl PublishingPool {
@@ -218,7 +241,12 @@ impl PublishingPool {
     /// keeps it open.
     pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {
         let connection = self.connection().await?;
-        ConfirmingChannel::open(&connection, self.answer_timeout).await
+        ConfirmingChannel::open(&connection, self.answer_timeout, self.signing.clone()).await
+    }
+
+    /// Signs what these publishers send.
+    pub(super) fn signing(&self) -> &Signing {
+        &self.signing
     }
 
     /// The same without confirms.

@@ -18,6 +18,7 @@ mod reconcile;
 mod schedules;
 mod search_console;
 mod sections;
+mod signing;
 mod sinks;
 mod size;
 mod span;
@@ -43,6 +44,7 @@ pub use reconcile::ReconcileConfig;
 pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, WorkerConfig};
+pub use signing::{SigningConfig, SigningMode};
 pub use sinks::{SinkChoice, SinkConfig, SinkKind, SinkPlace, Table};
 pub use size::Size;
 pub use span::Span;
@@ -92,6 +94,8 @@ pub struct Config {
     pub schedules: BTreeMap<ScheduleName, ScheduleConfig>,
     /// Completion webhooks.
     pub webhooks: WebhooksConfig,
+    /// Signatures on messages.
+    pub signing: SigningConfig,
 }
 
 impl Default for Config {
@@ -112,6 +116,7 @@ impl Default for Config {
             pipelines: BTreeMap::new(),
             schedules: BTreeMap::new(),
             webhooks: WebhooksConfig::default(),
+            signing: SigningConfig::default(),
         }
     }
 }
@@ -204,6 +209,7 @@ impl Config {
             schedule.check(name, |pipeline| self.pipelines.contains_key(pipeline))?;
         }
         self.webhooks.check()?;
+        self.signing.check()?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));
@@ -264,7 +270,8 @@ impl Config {
             sink,
             worker,
             search_console,
-            pipelines
+            pipelines,
+            signing
         );
         let changed = sections.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(section, _)| section).collect()
