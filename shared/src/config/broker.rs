@@ -1,5 +1,7 @@
 //! `[broker]`: how to reach RabbitMQ.
 
+use std::path::PathBuf;
+
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -14,6 +16,8 @@ pub struct BrokerConfig {
     /// Default `amqp://guest:guest@127.0.0.1:5672/%2f`. `?frame_max=` says how many bytes go in one AMQP frame
     /// (default 16384); a connection's buffers are 64 of them.
     pub url: SecretString,
+    /// The same from a file, such as a mounted secret. Not together with `url`.
+    pub url_file: Option<PathBuf>,
     /// Who declares exchanges and queues: the coordinator, or somebody else before it starts.
     pub topology: TopologyMode,
     /// How long a starting process waits for a broker that does not answer. Default 60 s, then it exits
@@ -46,6 +50,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672/%2f"),
+            url_file: None,
             topology: TopologyMode::Declare,
             start_timeout: Span::seconds(60),
             answer_timeout: Span::seconds(30),

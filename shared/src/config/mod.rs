@@ -1,8 +1,8 @@
 //! Configuration: one file, every key with an environment variable and a default.
 //!
 //! Order, later wins: defaults, `tidegate.toml` (in the working folder, or `--config`), environment
-//! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. What comes out is
-//! checked: no later code has to look at a number again.
+//! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. A
+//! secret can also be in a file ([`secret_files`]). What comes out is checked: no later code has to look at a number again.
 
 mod api;
 mod broker;
@@ -17,6 +17,7 @@ mod pipeline;
 mod reconcile;
 mod schedules;
 mod search_console;
+mod secret_files;
 mod sections;
 mod signing;
 mod sinks;
@@ -142,12 +143,12 @@ impl Config {
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
         let built_in = Figment::from(Toml::string(limits::SEARCH_CONSOLE_LIMITS));
-        let mut config: Self = built_in
-            .merge(figment)
+        let (figment, files) = secret_files::read_all(built_in.merge(figment))?;
+        let mut config: Self = figment
             .extract()
             .map_err(|e| ConfigError::from_figment(&e))?;
         config.add_search_console_pipelines();
-        config.check()?;
+        config.check().map_err(|error| files.locate(error))?;
         Ok(config)
     }
 

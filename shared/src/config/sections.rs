@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
@@ -15,7 +15,7 @@ use crate::name::PipelineName;
 #[derive(Debug, Clone)]
 pub enum DatabaseUrl {
     /// `sqlite://path`
-    Sqlite(std::path::PathBuf),
+    Sqlite(PathBuf),
     /// `postgres://user:password@host/database`
     Postgres(SecretString),
 }
@@ -69,6 +69,8 @@ pub struct LedgerConfig {
     /// `sqlite://…` or `postgres://…`. Default: `ledger.db` in `data_dir`. Whichever it is, one coordinator
     /// uses it at a time.
     pub url: Option<DatabaseUrl>,
+    /// The same from a file, such as a mounted secret. Not together with `url`.
+    pub url_file: Option<PathBuf>,
 }
 
 /// The worker. `TIDEGATE_WORKER__…`
