@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
 use coordinator::levels::LevelsView;
-use coordinator::run::{DeadBatch, Run};
+use coordinator::run::{BatchDetail, DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::id::RunId;
+use shared::id::{BatchId, RunId};
 
 use crate::wait;
 
@@ -158,6 +158,11 @@ impl Api {
             .get::<Dead>(&format!("api/v1/dead?run={run}"))
             .await?
             .dead)
+    }
+
+    /// One batch.
+    pub async fn batch(&self, id: BatchId) -> Result<BatchDetail> {
+        self.get(&format!("api/v1/batches/{id}")).await
     }
 
     /// The live workers.

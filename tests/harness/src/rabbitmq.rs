@@ -27,6 +27,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Two programs that start at once may choose the same port; another choice helps.
 const START_TRIES: usize = 3;
 
+/// Names a folder with the scripts of another RabbitMQ than the installed one.
+const SCRIPTS: &str = "TIDEGATE_TEST_RABBITMQ";
 /// Where the release's own scripts are. Debian's `/usr/sbin/rabbitmq-server` would change to the user
 /// `rabbitmq` and read `/etc/rabbitmq`.
 const SCRIPT_FOLDERS: [&str; 4] = [
@@ -424,6 +426,9 @@ fn start_port_mapper(scratch: &Scratch, port: u16) -> Result<Process> {
 }
 
 fn find_scripts() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(SCRIPTS) {
+        return Ok(folder.into());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let known = SCRIPT_FOLDERS.iter().map(PathBuf::from);
     known
