@@ -61,7 +61,8 @@ struct Intruder {
 
 impl Intruder {
     async fn new(vhost: &Vhost<'_>) -> Self {
-        let connecting = Connection::connect(&vhost.url(), ConnectionProperties::default());
+        let url = vhost.url();
+        let connecting = Connection::connect(&url, ConnectionProperties::default());
         let connection = connecting.await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
