@@ -165,6 +165,9 @@ async fn the_main_job_runs_when_everything_is_signed() {
     sync.stack.worker("a").kill().unwrap();
     finished(&answer.await.unwrap().unwrap()).unwrap();
     sync.assert_truth(&READABLE).await.unwrap();
+    let coordinator = sync.stack.coordinator();
+    let signs = "messages are signed mode=Require";
+    coordinator.wait_for_line(signs, SOON).unwrap();
     assert_eq!(sync.stack.api.metric(BAD).await.unwrap(), None);
     assert_eq!(sync.stack.worker_metric("b", BAD).await.unwrap(), None);
 }
