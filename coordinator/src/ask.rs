@@ -18,6 +18,7 @@ use shared::ask::{
 };
 use shared::broker::{Ack, Answering, BrokerError, Connector, PublishingPool, Reply};
 use shared::name::{Instance, Lane};
+use shared::signing::Purpose;
 use shared::topology::ASK;
 use tokio_util::sync::CancellationToken;
 
@@ -125,6 +126,9 @@ impl Consumer for AskStage {
 impl AskStage {
     /// Answers what can be answered at once; starts what needs the ledger.
     fn hear(&self, delivery: &Delivery, ready: &mut Ready, claiming: &Claiming) {
+        if self.connector.check(Purpose::Questions, delivery).is_err() {
+            return;
+        }
         let properties = &delivery.properties;
         let questions = match Questions::decode(properties, &delivery.data) {
             Ok(questions) => questions.questions,

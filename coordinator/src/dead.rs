@@ -1,5 +1,8 @@
 //! The dead queue: messages that no worker could read, and what the broker itself gave up on. What belongs
 //! to a known attempt becomes a dead batch in the ledger; the rest is put aside for a person.
+//!
+//! Where messages are signed, a dead one still carries the signature of the work that it was. Without one that holds,
+//! its ids say nothing: anybody could have a batch killed by them.
 
 use std::sync::Arc;
 
@@ -11,6 +14,7 @@ use lapin::types::AMQPValue;
 use shared::batch::BatchIds;
 use shared::broker::{Ack, BrokerError, Connector, PublishingPool};
 use shared::outcome::printable_error;
+use shared::signing::{BAD_SIGNATURE, Purpose};
 use shared::topology::{DEAD, HEADER_ERROR, HEADER_REASON};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -71,13 +75,17 @@ impl Consumer for DeadStage {
 impl DeadStage {
     /// Records the message's batch as dead, or puts the message aside.
     async fn bury(&self, delivery: &Delivery) -> Result<(), ConsumeError> {
-        let reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
-        let error = header(delivery, HEADER_ERROR)
+        let mut reason = header(delivery, HEADER_REASON).unwrap_or_else(|| DEAD_LETTERED.into());
+        let mut error = header(delivery, HEADER_ERROR)
             .unwrap_or_else(|| "the broker gave up on this message".into());
-        let effect = match BatchIds::decode(&delivery.properties) {
-            Ok(ids) => self.settle(&ids, &reason, &error).await?,
-            Err(_) => None,
+        let checked = self.connector.check(Purpose::Work, delivery);
+        let effect = match (&checked, BatchIds::decode(&delivery.properties)) {
+            (Ok(()), Ok(ids)) => self.settle(&ids, &reason, &error).await?,
+            _ => None,
         };
+        if let Err(bad) = checked {
+            (reason, error) = (BAD_SIGNATURE.to_owned(), bad.to_string());
+        }
         let known = effect.is_some();
         metrics::counter!("tidegate_dead_messages_total", "known" => if known { "yes" } else { "no" }).increment(1);
         match effect {
@@ -85,6 +93,10 @@ impl DeadStage {
                 reason,
                 error,
                 "a message could not be delivered, its batch is dead"
+            ),
+            Some(Effect::Again) => tracing::error!(
+                error,
+                "a worker refuses signatures that hold here, the batch goes out again: give both the same keys"
             ),
             Some(_) => tracing::info!(
                 reason,
@@ -115,10 +127,7 @@ impl DeadStage {
             attempt: ids.attempt,
             worker: None,
             took: None,
-            verdict: Verdict::Kill {
-                reason: reason.to_owned(),
-                error: error.to_owned(),
-            },
+            verdict: verdict(reason, error),
         };
         let settled = match self.ledger.settle(&[judged], Timestamp::now()).await {
             Err(error @ LedgerError::Damaged { .. }) => {
@@ -130,6 +139,19 @@ impl DeadStage {
         let effect = settled.first().map(|settled| settled.effect);
         let _ = self.notices.send(Notice::Settled(settled)).await;
         Ok(effect.filter(|effect| *effect != Effect::Unknown))
+    }
+}
+
+/// A worker whose keys are not the coordinator's must not kill every batch that it gets: what it could not check,
+/// and the coordinator can, goes out again, a bounded number of times.
+fn verdict(reason: &str, error: &str) -> Verdict {
+    let reason = reason.to_owned();
+    if reason == BAD_SIGNATURE {
+        return Verdict::Release { reason };
+    }
+    Verdict::Kill {
+        reason,
+        error: error.to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@ use lapin::message::Delivery;
 use shared::broker::{Ack, BrokerError, Connector, declare_own_queue};
 use shared::name::{Instance, PipelineName};
 use shared::presence::{PRESENCE_TYPE, Presence};
+use shared::signing::Purpose;
 use shared::topology::PRESENCE;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,9 @@ impl PresenceStage {
                 delivery = deliveries.next() => {
                     let ended = || BrokerError::Lost(format!("the consumer of {queue} was cancelled"));
                     let delivery = delivery.ok_or_else(ended)??;
-                    self.hear(&delivery);
+                    if self.connector.check(Purpose::Presence, &delivery).is_ok() {
+                        self.hear(&delivery);
+                    }
                     failures.forget();
                     settle.ack(Ack { tag: delivery.delivery_tag, multiple: false }).await?;
                 }

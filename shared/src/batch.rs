@@ -9,6 +9,7 @@ use crate::broker::PERSISTENT;
 use crate::id::{BatchId, RunId};
 use crate::name::{Attempt, Key, PipelineName};
 use crate::payload;
+use crate::signing::{BAD_SIGNATURE, SignatureError};
 
 /// `type` of a batch message. The number is the major version: another one is never guessed at.
 pub const BATCH_TYPE: &str = "tidegate.batch.v1";
@@ -72,6 +73,9 @@ pub enum DecodeError {
     /// The body is JSON, and not allowed as a payload.
     #[error(transparent)]
     Payload(#[from] payload::PayloadError),
+    /// Nothing in it is to be believed.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
 }
 
 impl DecodeError {
@@ -81,6 +85,7 @@ impl DecodeError {
         match self {
             Self::OtherVersion { .. } => "unsupported_version",
             Self::Payload(payload::PayloadError::TooLarge(_)) => "too_large",
+            Self::Signature(_) => BAD_SIGNATURE,
             Self::Property { .. } | Self::Body(_) | Self::Payload(_) => "undecodable",
         }
     }

@@ -1,9 +1,9 @@
 //! What Tidegate's coordinator and workers agree on, and nothing that flows.
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
-//! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
-//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`], [`telemetry`], [`backoff`],
-//! [`net`], [`failpoint`]).
+//! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), how it is believed
+//! ([`signing`]), and what every process needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`],
+//! [`telemetry`], [`backoff`], [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -23,6 +23,7 @@ pub mod payload;
 pub mod presence;
 pub mod search_console;
 pub mod server;
+pub mod signing;
 pub mod telemetry;
 pub mod timetable;
 pub mod tls;

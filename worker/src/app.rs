@@ -8,6 +8,7 @@ use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, HandlerKind};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
+use shared::signing::{self, Signing};
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -91,8 +92,10 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     let config = Config::load(config_file.as_deref())?;
     config.warn_of_unprotected();
     own.check(&config.pipelines)?;
+    let signing = Signing::open(&config.signing)?;
     let metrics = telemetry::init_metrics()?;
     crate::metrics::describe();
+    signing::describe_metrics();
     let address = config.worker.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -106,7 +109,7 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     let registry = registry(&config, default.store(), &own)?;
     let sinks = default.and_others(&config).await?;
     let worker = Instance::generate("worker");
-    let connector = Connector::new(&config.broker, &worker);
+    let connector = Connector::new(&config.broker, &worker).with_signing(signing.clone());
     // Says early what is wrong with the broker; the stages connect for themselves.
     let connection = connector.connect_at_start("start").await?;
     connector.goodbye(connection).await;
@@ -195,6 +198,7 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     );
     lifecycle.spawn("reload", reload.map_err(anyhow::Error::from)?.run());
     lifecycle.spawn("health", health.run());
+    lifecycle.spawn("signing", signing.keep_fresh(lifecycle.draining()));
     lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("presence", presence.run());
     lifecycle.spawn("report", reporter.run());

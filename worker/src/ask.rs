@@ -11,6 +11,7 @@ use shared::ask::{Answer, Answers, Asked, MAX_QUESTIONS_PER_MESSAGE, Question, Q
 use shared::backoff::Backoff;
 use shared::broker::{AskingChannel, BrokerError, Connector, Message, Replies, Verdict};
 use shared::name::Lane;
+use shared::signing::Purpose;
 use shared::topology::ASK;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -164,13 +165,14 @@ impl AskStage {
         *failures = 0;
         let Self {
             queue,
+            connector,
             waiters,
             next_id,
             ..
         } = self;
         let ended = tokio::select! {
             ended = send(queue, group, waiters, next_id, &channel) => ended,
-            ended = hand_out(replies, waiters) => ended,
+            ended = hand_out(connector, replies, waiters) => ended,
         };
         self.connector.goodbye(channel.into_connection()).await;
         ended
@@ -263,11 +265,15 @@ fn messages(
 }
 
 async fn hand_out(
+    connector: &Connector,
     mut replies: Replies,
     waiters: &Mutex<HashMap<u64, Waiter>>,
 ) -> Result<(), BrokerError> {
     loop {
         let delivery = replies.next().await?;
+        if connector.check(Purpose::Answers, &delivery).is_err() {
+            continue;
+        }
         match Answers::decode(&delivery.properties, &delivery.data) {
             Ok(answers) => {
                 let mut waiters = lock(waiters);

@@ -13,6 +13,7 @@ use shared::broker::{Ack, BrokerError, Connector, declare_own_queue};
 use shared::control::{CONTROL_TYPE, Control};
 use shared::id::RunId;
 use shared::name::Instance;
+use shared::signing::Purpose;
 use shared::topology::CONTROL;
 use tokio::sync::watch;
 
@@ -80,7 +81,9 @@ impl ControlListener {
         loop {
             let ended = || BrokerError::Lost(format!("the consumer of {queue} was cancelled"));
             let delivery = deliveries.next().await.ok_or_else(ended)??;
-            self.hear(&delivery);
+            if self.connector.check(Purpose::Control, &delivery).is_ok() {
+                self.hear(&delivery);
+            }
             let tag = delivery.delivery_tag;
             settle
                 .ack(Ack {

@@ -11,6 +11,7 @@ use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, DatabaseUrl};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
+use shared::signing::{self, Signing};
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -107,13 +108,15 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     crate::metrics::describe();
     let tls = config.api.tls()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
+    signing::describe_metrics();
+    let signing = Signing::open(&config.signing)?;
     let address = config.api.listen;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|problem| StartError::Listen { address, problem })?;
     let instance = Instance::generate("coordinator");
     let ledger = open_ledger(&config, &instance).await?;
-    let connector = Connector::new(&config.broker, &instance);
+    let connector = Connector::new(&config.broker, &instance).with_signing(signing.clone());
     let topology = Topology::new(&config, connector.clone());
     let connection = connector.connect_at_start("topology").await?;
     topology.ensure_on(&connection).await?;
@@ -165,6 +168,7 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     lifecycle.spawn("dispatch", dispatch.run(config));
     lifecycle.spawn("cancel", cancel.run());
     lifecycle.spawn("control", control.run());
+    lifecycle.spawn("signing", signing.keep_fresh(lifecycle.draining()));
     lifecycle.spawn("api", api::serve(api, server));
     lifecycle.spawn("metrics", telemetry::upkeep(metrics, lifecycle.draining()));
     lifecycle.spawn("ledger", keep_ledger(ledger.clone(), lifecycle.draining()));

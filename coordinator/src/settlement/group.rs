@@ -9,7 +9,7 @@ use crate::ledger::{Effect, Judged, LedgerError, Settled};
 const OUTCOMES: usize = 4_096;
 const BYTES: usize = 16 * 1024 * 1024;
 /// Reasons of messages that are put aside.
-const UNDECODABLE: &str = "undecodable_outcomes";
+pub(super) const UNDECODABLE: &str = "undecodable_outcomes";
 const UNKNOWN_BATCH: &str = "unknown_batch";
 const DAMAGED: &str = "damaged_ledger";
 
@@ -65,9 +65,15 @@ impl<M> Group<M> {
         }
     }
 
-    /// Adds a message that holds no outcomes.
-    pub(super) fn add_undecodable(&mut self, message: M, bytes: usize, error: String) {
-        let strange = (UNDECODABLE, error);
+    /// Adds a message that holds no outcomes, or none to be believed.
+    pub(super) fn add_stranger(
+        &mut self,
+        message: M,
+        bytes: usize,
+        reason: &'static str,
+        error: String,
+    ) {
+        let strange = (reason, error);
         self.strangers.insert(self.messages.len(), strange);
         self.add(message, bytes, std::iter::empty());
     }
@@ -159,7 +165,7 @@ mod tests {
         group.add("empty", 10, std::iter::empty());
         group.add("unknown", 10, [judged(), judged(), judged()].into_iter());
         group.add("damaged", 10, [judged()].into_iter());
-        group.add_undecodable("undecodable", 10, "no JSON".into());
+        group.add_stranger("undecodable", 10, UNDECODABLE, "no JSON".into());
         let damage = || LedgerError::Damaged {
             table: "batches",
             column: "state",

@@ -23,6 +23,7 @@ use shared::broker::{AckWindow, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
 use shared::name::{Instance, Lane, PipelineName};
 use shared::outcome::{Completed, Outcome, Outcomes, Report};
+use shared::signing::{BAD_SIGNATURE, Purpose};
 use shared::topology::outcomes_queue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use crate::ledger::transition::RetryPolicy;
 use crate::ledger::{Effect, Judged, LedgerError, Ownership, Settled, SettlementLedger, Verdict};
 use crate::notice::Notice;
 use crate::quarantine;
-use group::{Group, Stranger};
+use group::{Group, Stranger, UNDECODABLE};
 
 /// Unacked outcome messages of a lane: of full ones, most of a group. They are in memory while the ledger is
 /// away, a megabyte each, or one outcome with all that it asks for.
@@ -231,6 +232,9 @@ impl SettlementStage {
     fn read(&self, message: Message, group: &mut Group<Message>) {
         let delivery = &message.1;
         let bytes = delivery.data.len();
+        if let Err(error) = self.connector.check(Purpose::Outcomes, delivery) {
+            return group.add_stranger(message, bytes, BAD_SIGNATURE, error.to_string());
+        }
         match Outcomes::decode(&delivery.properties, &delivery.data) {
             Ok(outcomes) => {
                 let redelivered = outcomes
@@ -247,7 +251,9 @@ impl SettlementStage {
                     .map(|report| self.judge(worker, report));
                 group.add(message, bytes, judged);
             }
-            Err(error) => group.add_undecodable(message, bytes, error.to_string()),
+            Err(error) => {
+                group.add_stranger(message, bytes, UNDECODABLE, error.to_string());
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::publisher::ConfirmingChannel;
 use super::{BrokerError, Connector, Message, PublishingPool, Verdict};
+use crate::signing::Purpose;
 
 /// The pseudo-queue that stands for the channel that consumes it.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -33,7 +34,8 @@ impl Connector {
     /// Opens a connection for asking.
     pub async fn asking(&self) -> Result<(AskingChannel, Replies), BrokerError> {
         let connection = self.connect("ask").await?;
-        let channel = ConfirmingChannel::open(&connection, self.answer_timeout()).await?;
+        let signing = self.signing().clone();
+        let channel = ConfirmingChannel::open(&connection, self.answer_timeout(), signing).await?;
         let options = BasicConsumeOptions {
             no_ack: true,
             ..Default::default()
@@ -125,13 +127,16 @@ impl Answering {
             Some(channel) => channel,
             None => self.pool.plain_channel().await?,
         };
+        let signing = self.pool.signing().clone();
         let publishing = replies.iter().map(|reply| {
+            let properties = reply.properties.clone();
+            let properties = signing.sign(Purpose::Answers, properties, &reply.body);
             channel.basic_publish(
                 "".into(),
                 reply.address.as_str().into(),
                 BasicPublishOptions::default(),
                 &reply.body,
-                reply.properties.clone(),
+                properties,
             )
         });
         let published = timeout(self.answer_timeout, join_all(publishing))

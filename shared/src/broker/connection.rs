@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use super::{BrokerError, Deliveries, Greeting, PublishingPool, Settle, subscript
 use crate::backoff::Backoff;
 use crate::config::BrokerConfig;
 use crate::name::Instance;
+use crate::signing::{Purpose, SignatureError, Signing};
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -21,6 +23,7 @@ pub struct Connector {
     config: BrokerConfig,
     address: String,
     instance: Instance,
+    signing: Signing,
 }
 
 impl Connector {
@@ -31,7 +34,20 @@ impl Connector {
             config: config.clone(),
             address: config.address(),
             instance: instance.clone(),
+            signing: Signing::default(),
         }
+    }
+
+    /// The same, with everything that is published signed, and deliveries [checked](Self::check).
+    #[must_use]
+    pub fn with_signing(self, signing: Signing) -> Self {
+        Self { signing, ..self }
+    }
+
+    /// Whether a delivery's signature lets it be believed. Stages ask before they parse it.
+    pub fn check(&self, purpose: Purpose, delivery: &Delivery) -> Result<(), SignatureError> {
+        self.signing
+            .check(purpose, &delivery.properties, &delivery.data)
     }
 
     /// Host, port and vhost, without user and password.
@@ -124,6 +140,11 @@ impl Connector {
     ) -> Result<(Deliveries, Settle), BrokerError> {
         let tag = format!("{}.{queue}", self.instance);
         subscription::subscribe(connection, queue, &tag, prefetch, self.answer_timeout()).await
+    }
+
+    /// Signs what is published.
+    pub(super) fn signing(&self) -> &Signing {
+        &self.signing
     }
 
     /// Longest wait for one answer.

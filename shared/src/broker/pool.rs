@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::publisher::ConfirmingChannel;
 use super::{Answering, BrokerError, Connector, Publisher};
+use crate::signing::Signing;
 
 /// Makes the connections.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub struct PublishingPool {
     pool: Pool<Opener>,
     address: String,
     answer_timeout: Duration,
+    signing: Signing,
 }
 
 impl PublishingPool {
@@ -53,6 +55,7 @@ impl PublishingPool {
     pub(super) fn new(connector: Connector) -> Self {
         let (address, answer_timeout) =
             (connector.address().to_owned(), connector.answer_timeout());
+        let signing = connector.signing().clone();
         let limit = Some(answer_timeout);
         let pool = Pool::builder(Opener(connector))
             .max_size(Self::CONNECTIONS)
@@ -68,6 +71,7 @@ impl PublishingPool {
             pool,
             address,
             answer_timeout,
+            signing,
         }
     }
 
@@ -94,7 +98,12 @@ impl PublishingPool {
     /// keeps it open.
     pub(super) async fn channel(&self) -> Result<ConfirmingChannel, BrokerError> {
         let connection = self.connection().await?;
-        ConfirmingChannel::open(&connection, self.answer_timeout).await
+        ConfirmingChannel::open(&connection, self.answer_timeout, self.signing.clone()).await
+    }
+
+    /// Signs what these publishers send.
+    pub(super) fn signing(&self) -> &Signing {
+        &self.signing
     }
 
     /// The same without confirms.

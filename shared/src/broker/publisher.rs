@@ -10,7 +10,8 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::time::timeout;
 
 use super::{BrokerError, PublishingPool};
-use crate::topology::{OUTCOMES, WORK};
+use crate::signing::{Purpose, Signing};
+use crate::topology::{ASK, CONTROL, OUTCOMES, PRESENCE, WORK};
 
 /// One message to publish.
 #[derive(Debug, Clone)]
@@ -74,12 +75,14 @@ impl Publisher {
 pub(super) struct ConfirmingChannel {
     channel: Channel,
     answer_timeout: Duration,
+    signing: Signing,
 }
 
 impl ConfirmingChannel {
     pub(super) async fn open(
         connection: &Connection,
         answer_timeout: Duration,
+        signing: Signing,
     ) -> Result<Self, BrokerError> {
         let opening = async {
             let channel = connection.create_channel().await?;
@@ -95,6 +98,7 @@ impl ConfirmingChannel {
         Ok(Self {
             channel,
             answer_timeout,
+            signing,
         })
     }
 
@@ -124,7 +128,7 @@ impl ConfirmingChannel {
                 message.routing_key.as_str().into(),
                 options,
                 &message.body,
-                message.properties.clone(),
+                self.signed(message),
             )
         });
         let mut confirming = Vec::with_capacity(messages.len());
@@ -133,6 +137,26 @@ impl ConfirmingChannel {
         }
         crate::failpoint::reach(sent(messages));
         join_all(confirming).await.into_iter().collect()
+    }
+
+    fn signed(&self, message: &Message) -> BasicProperties {
+        let properties = message.properties.clone();
+        match purpose(message) {
+            Some(purpose) => self.signing.sign(purpose, properties, &message.body),
+            None => properties,
+        }
+    }
+}
+
+/// What a message is for. What is put aside keeps the signature that it came with.
+fn purpose(message: &Message) -> Option<Purpose> {
+    match message.exchange {
+        WORK => Some(Purpose::Work),
+        OUTCOMES => Some(Purpose::Outcomes),
+        PRESENCE => Some(Purpose::Presence),
+        CONTROL => Some(Purpose::Control),
+        ASK => Some(Purpose::Questions),
+        _ => None,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct BrokerConfig {
     pub cert_file: Option<PathBuf>,
     /// `amqps`: PEM file with the key of `cert_file`, not encrypted.
     pub key_file: Option<PathBuf>,
+    /// The same from a file, such as a mounted secret. Not together with `url`.
+    pub url_file: Option<PathBuf>,
     /// Who declares exchanges and queues: the coordinator, or somebody else before it starts.
     pub topology: TopologyMode,
     /// How long a starting process waits for a broker that does not answer. Default 60 s, then it exits
@@ -68,6 +70,7 @@ impl Default for BrokerConfig {
             ca_file: None,
             cert_file: None,
             key_file: None,
+            url_file: None,
             topology: TopologyMode::Declare,
             start_timeout: Span::seconds(60),
             answer_timeout: Span::seconds(30),

@@ -1,8 +1,8 @@
 //! Configuration: one file, every key with an environment variable and a default.
 //!
 //! Order, later wins: defaults, `tidegate.toml` (in the working folder, or `--config`), environment
-//! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. What comes out is
-//! checked: no later code has to look at a number again.
+//! (`TIDEGATE_` + section + `__` + key). Unknown keys are errors with a suggestion. A
+//! secret can also be in a file ([`secret_files`]). What comes out is checked: no later code has to look at a number again.
 
 mod api;
 mod broker;
@@ -19,7 +19,9 @@ mod reconcile;
 mod schedules;
 mod search_console;
 mod secret;
+mod secret_files;
 mod sections;
+mod signing;
 mod sinks;
 mod size;
 mod span;
@@ -46,6 +48,7 @@ pub use reconcile::ReconcileConfig;
 pub use schedules::{Missed, ScheduleConfig, ScheduleName, SchedulePriority};
 pub use search_console::SearchConsoleConfig;
 pub use sections::{DatabaseUrl, LedgerConfig, WorkerConfig};
+pub use signing::{SigningConfig, SigningMode};
 pub use sinks::{SinkChoice, SinkConfig, SinkKind, SinkPlace, Table};
 pub use size::Size;
 pub use span::Span;
@@ -100,6 +103,8 @@ pub struct Config {
     pub schedules: BTreeMap<ScheduleName, ScheduleConfig>,
     /// Completion webhooks.
     pub webhooks: WebhooksConfig,
+    /// Signatures on messages.
+    pub signing: SigningConfig,
 }
 
 impl Default for Config {
@@ -121,6 +126,7 @@ impl Default for Config {
             pipelines: BTreeMap::new(),
             schedules: BTreeMap::new(),
             webhooks: WebhooksConfig::default(),
+            signing: SigningConfig::default(),
         }
     }
 }
@@ -146,12 +152,12 @@ impl Config {
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
         let built_in = Figment::from(Toml::string(limits::SEARCH_CONSOLE_LIMITS));
-        let mut config: Self = built_in
-            .merge(figment)
+        let (figment, files) = secret_files::read_all(built_in.merge(figment))?;
+        let mut config: Self = figment
             .extract()
             .map_err(|e| ConfigError::from_figment(&e))?;
         config.add_search_console_pipelines();
-        config.check()?;
+        config.check().map_err(|error| files.locate(error))?;
         Ok(config)
     }
 
@@ -214,6 +220,7 @@ impl Config {
             schedule.check(name, |pipeline| self.pipelines.contains_key(pipeline))?;
         }
         self.webhooks.check()?;
+        self.signing.check()?;
         for name in self.worker.pipelines.iter().flatten() {
             if !self.pipelines.contains_key(name) {
                 return Err(self.unknown_served_pipeline(name));
@@ -275,7 +282,8 @@ impl Config {
             sink,
             worker,
             search_console,
-            pipelines
+            pipelines,
+            signing
         );
         let changed = sections.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(section, _)| section).collect()

@@ -1,6 +1,7 @@
 //! `[pipelines.<name>]`: what a kind of work is, how it is retried, how much of it is out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -47,8 +48,12 @@ pub struct PipelineConfig {
     pub connect_timeout: Span,
     /// `http`: sent as `Authorization: Bearer …`. Default: none.
     pub token: Option<SecretString>,
+    /// The same from a file, such as a mounted secret. Not together with `token`.
+    pub token_file: Option<PathBuf>,
     /// `http`: signs each request (16 bytes or more). Default: none, and requests carry no signature.
     pub secret: Option<SecretString>,
+    /// The same from a file, such as a mounted secret. Not together with `secret`.
+    pub secret_file: Option<PathBuf>,
     /// `http`: names `secret` to the receiver, so that it can be changed without a pause. Default `default`.
     pub secret_id: String,
     /// Longest run time of one attempt; after it the handler is stopped and the attempt counts as failed.
@@ -125,7 +130,9 @@ impl Default for PipelineConfig {
             allow_private: false,
             connect_timeout: Span::seconds(10),
             token: None,
+            token_file: None,
             secret: None,
+            secret_file: None,
             secret_id: "default".to_owned(),
             deadline: Span::seconds(5 * 60),
             max_attempts: 5,

@@ -72,6 +72,8 @@ pub struct LedgerConfig {
     /// `sqlite://…` or `postgres://…`. Default: `ledger.db` in `data_dir`. Whichever it is, one coordinator
     /// uses it at a time.
     pub url: Option<DatabaseUrl>,
+    /// The same from a file, such as a mounted secret. Not together with `url`.
+    pub url_file: Option<PathBuf>,
 }
 
 /// The worker. `TIDEGATE_WORKER__…`

@@ -36,6 +36,8 @@ pub struct SinkConfig {
     pub kind: SinkKind,
     /// `database`: `sqlite://…` or `postgres://…`. Default: that of `[sink]`, and there `results.db` in `data_dir`.
     pub url: Option<DatabaseUrl>,
+    /// The same from a file, such as a mounted secret. Not together with `url`.
+    pub url_file: Option<PathBuf>,
     /// `ndjson`, `parquet`: the folder of the files, the same for all workers. Default: one with the sink's name in
     /// `data_dir`. The commit markers are in the database of `[sink]`.
     pub folder: Option<PathBuf>,
@@ -123,6 +125,7 @@ impl Default for SinkConfig {
         Self {
             kind: SinkKind::Database,
             url: None,
+            url_file: None,
             folder: None,
             table: None,
             columns: Vec::new(),

@@ -1,5 +1,7 @@
 //! `[webhooks]`: who may be told that a run has finished, and how hard it is tried.
 
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use secrecy::{ExposeSecret, SecretSlice};
@@ -37,6 +39,8 @@ pub struct WebhooksConfig {
     /// Signs every call, as standardwebhooks.com says: `whsec_` and 24 to 64 bytes in base64. Default: none,
     /// and calls carry no signature.
     pub secret: Option<WebhookSecret>,
+    /// The same from a file, such as a mounted secret. Not together with `secret`.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// The key that signs calls.
@@ -65,6 +69,7 @@ impl Default for WebhooksConfig {
             concurrency: 64,
             concurrency_per_host: 4,
             secret: None,
+            secret_file: None,
         }
     }
 }

@@ -42,6 +42,13 @@ pub struct Start {
 impl<'a> Scripted<'a> {
     /// A coordinator without workers. `settings` are added to the pipeline's section.
     pub async fn start(broker: &'a RabbitMq, settings: &str) -> Result<Self> {
+        let mut scripted = Self::prepare(broker, settings)?;
+        scripted.stack.start_coordinator().await?;
+        Ok(scripted)
+    }
+
+    /// The same, before anything runs.
+    pub fn prepare(broker: &'a RabbitMq, settings: &str) -> Result<Self> {
         let pipeline = format!(
             "[pipelines.{PIPELINE}]\nhandler = \"exec\"\ncommand = [\"sh\", \"script.sh\"]\n\
              environment = [\"WORKER\"]\n{settings}\n"
@@ -50,7 +57,6 @@ impl<'a> Scripted<'a> {
         let folder = stack.scratch().path().to_owned();
         fs::write(folder.join("script.sh"), SCRIPT)?;
         stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
-        stack.start_coordinator().await?;
         Ok(Self { stack, folder })
     }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use lapin::message::Delivery;
 use shared::ask::ClaimAnswer;
-use shared::batch::Batch;
+use shared::batch::{Batch, DecodeError};
 use shared::name::PipelineName;
 use shared::outcome::Outcome;
+use shared::signing::Purpose;
 
 use super::{ConsumeStage, Session};
 use crate::commit::{SinkAway, Work};
@@ -59,7 +60,11 @@ impl ConsumeStage {
         delivery: Delivery,
     ) {
         let redelivered = delivery.redelivered;
-        let batch = match Batch::decode(&delivery.properties, &delivery.data) {
+        let checked = self.connector.check(Purpose::Work, &delivery);
+        let decoded = checked
+            .map_err(DecodeError::from)
+            .and_then(|()| Batch::decode(&delivery.properties, &delivery.data));
+        let batch = match decoded {
             Ok(batch) => batch,
             Err(error) => return self.refuse(held, delivery, &pipeline, error).await,
         };

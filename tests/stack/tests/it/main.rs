@@ -30,6 +30,7 @@ mod reload;
 mod resume;
 mod schedules;
 mod search_console;
+mod signing;
 mod sinks;
 mod strangers;
 mod suspects;
