@@ -2,7 +2,7 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
-//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`telemetry`], [`backoff`], [`net`], [`failpoint`]).
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`telemetry`], [`probe`], [`backoff`], [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -19,6 +19,7 @@ pub mod net;
 pub mod outcome;
 pub mod payload;
 pub mod presence;
+pub mod probe;
 pub mod search_console;
 pub mod server;
 pub mod telemetry;

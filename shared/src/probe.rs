@@ -1,23 +1,28 @@
-//! `coordinator health`: asks the coordinator beside it whether it is ready. For container engines, whose images
-//! have no other program that could.
+//! `coordinator health` and `worker health`: asks the process beside it whether it is ready. For container engines,
+//! whose images have no other program that could.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::Duration;
-
-use shared::config::Config;
-
-use crate::app::StartError;
 
 /// Longest wait for connecting, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Whether the coordinator that has this configuration is ready.
-pub fn ready(config_file: Option<&Path>) -> Result<(), StartError> {
-    let address = reachable(Config::load(config_file)?.api.listen);
-    let not_ready = |problem: String| StartError::NotReady { address, problem };
+/// Who was asked is not ready.
+#[derive(Debug, thiserror::Error)]
+#[error("what listens on {address} is not ready: {problem}")]
+pub struct NotReady {
+    /// Where it was asked.
+    pub address: SocketAddr,
+    /// Its status, or why there is none.
+    pub problem: String,
+}
+
+/// Whether the process that listens there, on this machine, is ready.
+pub fn ready(listen: SocketAddr) -> Result<(), NotReady> {
+    let address = reachable(listen);
+    let not_ready = |problem: String| NotReady { address, problem };
     match status_line(address) {
         Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
         Ok(line) => Err(not_ready(line)),
