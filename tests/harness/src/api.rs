@@ -7,7 +7,8 @@ use coordinator::fleet::Worker;
 use coordinator::levels::LevelsView;
 use coordinator::run::{DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
-use reqwest::{Response, StatusCode, header};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::RunId;
@@ -27,10 +28,22 @@ pub struct Api {
 impl Api {
     /// For the coordinator at `http://…`.
     pub fn new(base: &str) -> Result<Self> {
+        Self::with_headers(base, HeaderMap::new())
+    }
+
+    /// The same, for one that wants a token.
+    pub fn with_token(base: &str, token: &str) -> Result<Self> {
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
+        Self::with_headers(base, headers)
+    }
+
+    fn with_headers(base: &str, headers: HeaderMap) -> Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([])
             .timeout(ANSWER_LIMIT)
+            .default_headers(headers)
             .build()?;
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
