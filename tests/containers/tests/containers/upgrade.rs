@@ -1,0 +1,60 @@
+//! New images take the place of the old ones, one container after the other, while a run works.
+
+use std::time::Duration;
+
+use containers::broker::Size;
+use containers::docker::docker;
+use containers::images;
+use containers::installation::{Installation, Plan};
+use containers::sync::Sync;
+
+const PROPERTIES: u32 = 6;
+const DAYS: u32 = 6;
+const FLEET: u32 = 3;
+
+/// The image of a program under another tag, and different enough to be another image.
+fn next(program: &str) -> String {
+    let (old, new) = (images::of(program), format!("tidegate-{program}:test-next"));
+    let container = docker(&["create", &old]).unwrap();
+    let change = "LABEL org.opencontainers.image.revision=next";
+    docker(&["commit", "--change", change, &container, &new]).unwrap();
+    docker(&["rm", &container]).unwrap();
+    new
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_outlives_a_rolling_upgrade() {
+    let plan = Plan {
+        broker: Size::Single,
+        properties: PROPERTIES,
+        latency: Duration::from_millis(400),
+        slots: 4,
+    };
+    let mut all = Installation::start(plan).await.unwrap();
+    for number in 0..FLEET {
+        all.start_worker(&format!("old-{number}")).await.unwrap();
+    }
+    let sync = Sync::begin(&all, PROPERTIES, DAYS).unwrap();
+    sync.progress(&all, 100).await.unwrap();
+
+    all.replace_coordinator(&next("coordinator")).await.unwrap();
+    let image = next("worker");
+    for number in 0..FLEET {
+        sync.progress(&all, 50).await.unwrap();
+        let name = format!("new-{number}");
+        all.start_worker_of(&image, &name).await.unwrap();
+        all.drain_worker(&format!("old-{number}")).unwrap();
+    }
+    sync.ensure_under_way(&all).await.unwrap();
+    for container in all.workers().chain([all.coordinator()]) {
+        let label = r#"{{index .Config.Labels "org.opencontainers.image.revision"}}"#;
+        assert_eq!(
+            container.inspect(label).unwrap(),
+            "next",
+            "{}",
+            container.name
+        );
+    }
+    let run = sync.finish(&all).await.unwrap();
+    assert_eq!(run.retries, 0, "an upgrade burns no attempt: {run:?}");
+}
