@@ -1,5 +1,6 @@
 //! Which addresses may be called: names are resolved here and checked, and who then connects to one of the
-//! addresses that were found cannot be led elsewhere by a name that changes its meaning in between.
+//! addresses that were found cannot be led elsewhere by a name that changes its meaning in between. For an HTTP
+//! client, [`Addresses`] is the resolver that it needs for that.
 //!
 //! What is public the standard library knows (`IpAddr::is_global`), but not in stable Rust; this follows the
 //! same registries (IANA, special-purpose addresses), and errs towards private.
@@ -8,6 +9,7 @@ use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 /// Networks of IPv4 that are not everybody's: first address and bits.
@@ -63,13 +65,23 @@ pub enum ResolveError {
 /// resolver says.
 #[must_use]
 pub fn refused_address(error: &(dyn Error + 'static)) -> Option<PrivateAddress> {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes
+    causes(error)
         .filter_map(|error| error.downcast_ref::<ResolveError>())
         .find_map(|error| match error {
             ResolveError::Private(address) => Some(*address),
             ResolveError::Lookup(_) => None,
         })
+}
+
+/// An error with its causes, which is where an HTTP client says what happened.
+#[must_use]
+pub fn in_words(error: &(dyn Error + 'static)) -> String {
+    let words: Vec<String> = causes(error).map(ToString::to_string).collect();
+    words.join(": ")
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
 }
 
 /// Which addresses may be called.
@@ -118,6 +130,17 @@ impl Addresses {
             Some(private) if allowed.is_empty() => Err(private.into()),
             _ => Ok(allowed),
         }
+    }
+}
+
+/// Names are what they lead to, and may be called.
+impl Resolve for Addresses {
+    fn resolve(&self, name: Name) -> Resolving {
+        let addresses = *self;
+        Box::pin(async move {
+            let allowed = addresses.resolve(name.as_str()).await?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -3,12 +3,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use shared::broker::{AckWindow, BrokerError, Settle};
 use shared::id::BatchId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::holding::{HoldGuard, Holding};
+
+/// So long after the last delivery none is on its way any more.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// A delivery that is neither acked nor given back. Dropping it settles nothing: the broker hands it out
 /// again when the connection ends.
@@ -27,6 +32,7 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Acks {
     settle: Settle,
+    prefetch: usize,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
@@ -35,6 +41,8 @@ enum Event {
     Delivered(u64),
     Done(u64),
     Settled(u64),
+    /// Nothing new is wanted; to be dropped when nothing new comes.
+    Stop(oneshot::Sender<()>),
 }
 
 /// How deliveries were settled, for the report at the end; cheap to clone.
@@ -83,9 +91,9 @@ impl Drop for Counted {
 }
 
 impl Hands {
-    /// For this channel; [`Acks::run`] has to run beside.
+    /// For this channel, which may have so many deliveries unacked; [`Acks::run`] has to run beside.
     #[must_use]
-    pub fn new(settle: Settle, tally: Tally) -> (Self, Acks) {
+    pub fn new(settle: Settle, prefetch: u16, tally: Tally) -> (Self, Acks) {
         let (acks, events) = mpsc::unbounded_channel();
         (
             Self {
@@ -94,7 +102,11 @@ impl Hands {
                 held: Arc::default(),
                 tally,
             },
-            Acks { settle, events },
+            Acks {
+                settle,
+                prefetch: prefetch.into(),
+                events,
+            },
         )
     }
 
@@ -120,9 +132,14 @@ impl Hands {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Stops new deliveries.
-    pub async fn stop(&self) -> Result<(), BrokerError> {
-        self.settle.cancel().await
+    /// Stops new deliveries soon; the future tells when. What comes until then has to be taken meanwhile.
+    pub fn stop(&self) -> impl Future<Output = ()> + use<> {
+        let (stopped, told) = oneshot::channel();
+        let _ = self.acks.send(Event::Stop(stopped));
+        async {
+            // Nothing is ever sent: the end of the channel is the news.
+            let _ = told.await;
+        }
     }
 }
 
@@ -174,9 +191,16 @@ impl Acks {
     pub async fn run(mut self) {
         let mut window = AckWindow::default();
         while let Some(event) = self.events.recv().await {
-            note(&mut window, &event);
+            let mut stop = note(&mut window, event);
             while let Ok(event) = self.events.try_recv() {
-                note(&mut window, &event);
+                stop = note(&mut window, event).or(stop);
+            }
+            if let Some(stopped) = stop {
+                self.fill(&mut window).await;
+                if let Err(error) = self.settle.cancel().await {
+                    tracing::debug!(%error, "could not stop a consumer; its connection ends anyway");
+                }
+                drop(stopped);
             }
             for ack in window.take_acks() {
                 if let Err(error) = self.settle.ack(ack).await {
@@ -186,12 +210,31 @@ impl Acks {
             }
         }
     }
+
+    /// Waits until nothing is on its way, which without acks is so when all that may be unacked has come, or when
+    /// nothing comes. What is on its way to a consumer that stops, RabbitMQ gives back itself, and counts it like a
+    /// delivery to a worker that died (rabbitmq-server, issue 3729).
+    async fn fill(&mut self, window: &mut AckWindow) {
+        let mut end = Instant::now() + QUIET;
+        while window.len() < self.prefetch {
+            let Ok(Some(event)) = timeout_at(end, self.events.recv()).await else {
+                return;
+            };
+            if matches!(event, Event::Delivered(_)) {
+                end = Instant::now() + QUIET;
+            }
+            note(window, event);
+        }
+    }
 }
 
-fn note(window: &mut AckWindow, event: &Event) {
-    match *event {
+/// Gives back who wants to hear that the consumer has stopped.
+fn note(window: &mut AckWindow, event: Event) -> Option<oneshot::Sender<()>> {
+    match event {
         Event::Delivered(tag) => window.deliver(tag),
         Event::Done(tag) => window.done(tag),
         Event::Settled(tag) => window.forget(tag),
+        Event::Stop(stopped) => return Some(stopped),
     }
+    None
 }

@@ -1,17 +1,15 @@
 //! One call: the run's final JSON, sent to an address that was checked.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use sha2::Sha256;
 use shared::config::{WebhookSecret, WebhooksConfig};
-use shared::net::{Addresses, refused_address};
+use shared::net::{in_words, refused_address};
 
 use super::receivers::{Receivers, WebhookRefused};
 use super::verdict::Answer;
@@ -48,7 +46,7 @@ impl Caller {
             // Neither leads anywhere that was not checked.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(CheckedNames(receivers.addresses)))
+            .dns_resolver(Arc::new(receivers.addresses))
             .build()
             .map_err(|error| ClientError(in_words(&error)))?;
         Ok(Self {
@@ -107,26 +105,6 @@ fn signature(secret: &WebhookSecret, id: &str, now: Timestamp, body: &[u8]) -> S
     mac.update(format!("{id}.{}.", now.as_second()).as_bytes());
     mac.update(body);
     format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
-}
-
-/// Resolves names to what may be called.
-struct CheckedNames(Addresses);
-
-impl Resolve for CheckedNames {
-    fn resolve(&self, name: Name) -> Resolving {
-        let addresses = self.0;
-        Box::pin(async move {
-            let allowed = addresses.resolve(name.as_str()).await?;
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// An error with its causes, which is where the HTTP client says what happened.
-fn in_words(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.join(": ")
 }
 
 #[cfg(test)]

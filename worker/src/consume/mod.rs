@@ -28,7 +28,7 @@ use crate::commit::Commit;
 use crate::control::ControlListener;
 use crate::cursor::Cursors;
 use crate::health::{Readiness, Standing};
-use crate::held::{Hands, Tally};
+use crate::held::Tally;
 use crate::holding::Holding;
 use crate::pace::Pace;
 use crate::permits::CoordinatorPermits;
@@ -248,19 +248,14 @@ impl ConsumeStage {
         }
     }
 
-    /// A cancelled consumer yields what was buffered, then ends: all of it goes back, after it was said.
-    async fn give_back_unstarted(&self, mut queues: Queues, closed: &CancellationToken) {
-        queues.stop().await;
+    /// What nobody has started goes back, after it was said.
+    async fn give_back_unstarted(&self, queues: Queues, closed: &CancellationToken) {
+        let unstarted = queues.stop().await;
         closed.cancel();
-        let unstarted: Vec<(Hands, Delivery)> = queues
-            .deliveries
-            .filter_map(async |((hands, _), delivery)| Some((hands, delivery.ok()?)))
-            .collect()
-            .await;
         let batches = unstarted.iter().filter_map(|(_, delivery)| id(delivery));
         self.holding.announce(batches).await;
-        for (hands, delivery) in unstarted {
-            hands.take(delivery.delivery_tag).give_back().await;
+        for (held, _) in unstarted {
+            held.give_back().await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::{join, join_all};
 use futures::stream::{BoxStream, SelectAll};
 use lapin::Connection;
 use lapin::message::Delivery;
@@ -15,7 +16,7 @@ use shared::topology::work_queue;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConsumeStage, Session, SessionError};
-use crate::held::Hands;
+use crate::held::{Hands, Held};
 use crate::pace::prefetch;
 
 /// How often the prefetches are looked at. More are taken at once, fewer after a while.
@@ -51,11 +52,14 @@ struct OpenQueue {
 }
 
 impl Queues {
-    /// No queue delivers any more; what was delivered is still there.
-    pub(super) async fn stop(&mut self) {
-        for queue in &self.open {
-            queue.stop().await;
-        }
+    /// Stops all of them; gives what they still delivered, and nobody has started.
+    pub(super) async fn stop(self) -> Vec<(Held, Delivery)> {
+        let stopped = join_all(self.open.iter().map(|queue| queue.hands.stop()));
+        let unstarted = self.deliveries.filter_map(async |((hands, _), delivery)| {
+            let delivery = delivery.ok()?;
+            Some((hands.take(delivery.delivery_tag), delivery))
+        });
+        join(stopped, unstarted.collect()).await.1
     }
 
     /// The queues that should have another prefetch, and which.
@@ -100,14 +104,6 @@ impl Queues {
 /// Whether the second is more than the first by so much that it is worth a new consumer.
 fn is_more(one: u16, other: u16) -> bool {
     u32::from(other) * 4 > u32::from(one) * 5
-}
-
-impl OpenQueue {
-    async fn stop(&self) {
-        if let Err(error) = self.hands.stop().await {
-            tracing::debug!(%error, "could not stop a consumer; its connection ends anyway");
-        }
-    }
 }
 
 impl ConsumeStage {
@@ -164,7 +160,8 @@ impl ConsumeStage {
             fresh.idle = queues.open[index].idle;
             let old = std::mem::replace(&mut queues.open[index], fresh);
             old.replaced.cancel();
-            old.stop().await;
+            // What it still delivers comes out of its stream.
+            drop(old.hands.stop());
         }
         Ok(())
     }
@@ -189,7 +186,7 @@ impl ConsumeStage {
             .connector
             .subscribe(connection, &name, prefetch)
             .await?;
-        let (hands, acks) = Hands::new(settle, self.tally.clone());
+        let (hands, acks) = Hands::new(settle, prefetch, self.tally.clone());
         session.tasks.spawn(acks.run());
         let replaced = CancellationToken::new();
         let ending = {

@@ -18,11 +18,11 @@ use reqwest::{Response, Version};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use shared::name::Key;
+use shared::net::in_words;
 use shared::outcome::{FollowUp, Statistics};
 use shared::payload::check_json;
 use tokio::time::timeout;
 
-use super::in_words;
 use crate::handler::{HandlerError, Output, Rows};
 use crate::handlers::rows::{Flood, MAX_LINE_BYTES, MAX_OUTPUT_BYTES, MAX_ROWS, RowReader};
 use crate::handlers::wire::check_statistics;

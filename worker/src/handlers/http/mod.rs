@@ -28,8 +28,6 @@ mod retry_after;
 mod signature;
 mod status;
 
-use std::error::Error;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -39,7 +37,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use shared::config::{ConfigError, PipelineConfig, Span};
 use shared::name::PipelineName;
-use shared::net::refused_address;
+use shared::net::{in_words, refused_address};
 use url::Url;
 
 use self::signature::Signing;
@@ -165,13 +163,6 @@ fn not_answered(error: reqwest::Error) -> HandlerError {
 fn asked_delay(response: &Response) -> Option<std::time::Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     retry_after::delay(text, Timestamp::now())
-}
-
-/// An error with its causes, which is where the HTTP client says what happened.
-fn in_words(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    let words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.join(": ")
 }
 
 #[cfg(test)]

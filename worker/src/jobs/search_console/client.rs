@@ -7,6 +7,7 @@ use jiff::civil::Date;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::RETRY_AFTER;
 use serde::{Deserialize, Serialize};
+use shared::net::in_words;
 use shared::search_console::{Dimension, SearchType};
 use url::Url;
 
@@ -169,7 +170,7 @@ impl Client {
         tokio::time::timeout(within, self.exchange(call, token))
             .await
             .map_err(|_| format!("no answer within {} s", within.as_secs()))?
-            .map_err(|e| describe(&e.without_url()))
+            .map_err(|e| in_words(&e.without_url()))
     }
 
     async fn exchange(&self, call: &Call, token: &str) -> Result<Answer, reqwest::Error> {
@@ -201,15 +202,6 @@ impl Client {
             body: body.freeze(),
         })
     }
-}
-
-/// An error with all its causes: reqwest's own text stops at "error sending request".
-fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod store;
 mod table;
 mod write;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +22,9 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use shared::id::BatchId;
 use shared::outcome::Completed;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgConnection, PgPool, SqlSafeStr};
+use sqlx::{Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -105,27 +106,7 @@ async fn connect(url: &SecretString, writers: u32) -> Result<PgPool, SinkError> 
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
-    let migration = |version: i64, name: &'static str, sql: &'static str| {
-        let kind = MigrationType::Simple;
-        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
-    };
-    let mut migrator = Migrator::with_migrations(vec![
-        migration(
-            1,
-            "sink",
-            include_str!("../../../migrations/sink/postgres/0001_sink.sql"),
-        ),
-        migration(
-            2,
-            "files",
-            include_str!("../../../migrations/sink/postgres/0002_files.sql"),
-        ),
-        migration(
-            3,
-            "cursors",
-            include_str!("../../../migrations/sink/postgres/0003_cursors.sql"),
-        ),
-    ]);
+    let mut migrator = sqlx::migrate!("migrations/sink/postgres");
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
     migrator.run(pool).await.map_err(|error| match error {
@@ -165,6 +146,24 @@ async fn find_outcome(pool: &PgPool, batch: BatchId) -> Result<Option<Completed>
     stored
         .map(|(outcome,)| read_outcome(batch, &outcome))
         .transpose()
+}
+
+/// What became of each batch of a group that is in: where the marker was the `first`, what is `completed`.
+async fn committed<R>(
+    pool: &PgPool,
+    group: &[&Write<R>],
+    completed: Vec<Completed>,
+    first: &HashSet<String>,
+) -> Result<Vec<Committed>, SinkError> {
+    let mut committed = Vec::with_capacity(group.len());
+    for (Write { marker, .. }, completed) in group.iter().zip(completed) {
+        committed.push(if first.contains(&marker.batch.to_string()) {
+            Committed::Now(completed)
+        } else {
+            before(pool, marker).await?
+        });
+    }
+    Ok(committed)
 }
 
 /// The answer to who found that the marker of a batch was there already.

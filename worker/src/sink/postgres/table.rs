@@ -1,5 +1,6 @@
 //! A table with declared columns: made if it is missing, checked if it is there, filled by binary COPY.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::binary::{CHUNK, HEADER, TRAILER, encode};
 use super::markers::Columns;
-use super::{before, bounded, connect, find, find_outcome, lock_making_tables};
+use super::{bounded, committed, connect, find, find_outcome, lock_making_tables};
 use crate::handler::Rows;
 use crate::sink::group::{GroupWriter, Groups};
 use crate::sink::marker::{digest, with_counts};
@@ -94,9 +95,9 @@ async fn make(pool: &PgPool, name: &str, shape: &Shape) -> Result<Vec<Found>, sq
     sqlx::query(AssertSqlSafe(create))
         .execute(&mut *transaction)
         .await?;
-    let found: Vec<(String, String, bool, bool)> = sqlx::query_as(
-        "SELECT attname::text, typname::text, attnotnull, \
-                atthasdef OR attidentity <> '' OR attgenerated <> '' \
+    let found = sqlx::query_as(
+        "SELECT attname::text AS name, typname::text AS kind, attnotnull AS is_required, \
+                atthasdef OR attidentity <> '' OR attgenerated <> '' AS has_default \
          FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid \
          WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
     )
@@ -104,13 +105,7 @@ async fn make(pool: &PgPool, name: &str, shape: &Shape) -> Result<Vec<Found>, sq
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    let read = |(name, kind, is_required, has_default)| Found {
-        name,
-        kind,
-        is_required,
-        has_default,
-    };
-    Ok(found.into_iter().map(read).collect())
+    Ok(found)
 }
 
 #[async_trait]
@@ -153,8 +148,8 @@ impl GroupWriter for Writer {
             all_completed.push(completed);
         }
         let mut connection = bounded(self.pool.acquire()).await?;
-        let is_first = match bounded(self.load(&mut connection, markers, group)).await {
-            Ok(is_first) => is_first,
+        let first = match bounded(self.load(&mut connection, markers, group)).await {
+            Ok(first) => first,
             Err(error) => {
                 // Half a transaction, perhaps a hanging connection: nobody else should get it.
                 connection.close_on_drop();
@@ -162,15 +157,7 @@ impl GroupWriter for Writer {
             }
         };
         drop(connection);
-        let mut committed = Vec::with_capacity(group.len());
-        for ((write, completed), is_first) in group.iter().zip(all_completed).zip(is_first) {
-            committed.push(if is_first {
-                Committed::Now(completed)
-            } else {
-                before(&self.pool, &write.marker).await?
-            });
-        }
-        Ok(committed)
+        committed(&self.pool, group, all_completed, &first).await
     }
 
     async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
@@ -179,19 +166,18 @@ impl GroupWriter for Writer {
 }
 
 impl Writer {
-    /// Markers first, then rows of the batches whose marker was the first: for each, whether it was.
+    /// Markers first, then rows of the batches whose marker was the first: which these are.
     async fn load(
         &self,
         connection: &mut PgConnection,
         markers: Columns,
         group: &[&Write<Encoded>],
-    ) -> Result<Vec<bool>, sqlx::Error> {
+    ) -> Result<HashSet<String>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let first = markers.insert(&mut transaction).await?;
-        let is_first = |write: &&Write<Encoded>| first.contains(&write.marker.batch.to_string());
-        let is_first: Vec<bool> = group.iter().map(is_first).collect();
-        let rows = group.iter().zip(&is_first).filter(|(_, first)| **first);
-        let rows: Vec<&[u8]> = rows.map(|(write, _)| &write.rows.bytes[..]).collect();
+        let is_first = |write: &&&Write<Encoded>| first.contains(&write.marker.batch.to_string());
+        let rows = group.iter().filter(is_first);
+        let rows: Vec<&[u8]> = rows.map(|write| &write.rows.bytes[..]).collect();
         if rows.iter().any(|rows| !rows.is_empty()) {
             let mut copy = transaction.copy_in_raw(&self.copy).await?;
             copy.send(HEADER).await?;
@@ -204,6 +190,6 @@ impl Writer {
         shared::failpoint::reach("w.sink.before_commit");
         transaction.commit().await?;
         shared::failpoint::reach("w.sink.committed");
-        Ok(is_first)
+        Ok(first)
     }
 }

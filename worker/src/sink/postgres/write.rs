@@ -8,7 +8,7 @@ use shared::outcome::Completed;
 use sqlx::PgPool;
 
 use super::markers::{self, insert_markers};
-use super::{before, bounded, find};
+use super::{bounded, committed, find};
 use crate::handler::Rows;
 use crate::sink::group::GroupWriter;
 use crate::sink::marker::{digest, stored, with_counts};
@@ -61,15 +61,7 @@ impl GroupWriter for Writer {
         let first: Vec<String> = bounded(work).await?;
         shared::failpoint::reach("w.sink.committed");
         let first: HashSet<String> = first.into_iter().collect();
-        let mut committed = Vec::with_capacity(group.len());
-        for (write, completed) in group.iter().zip(completed) {
-            committed.push(if first.contains(&write.marker.batch.to_string()) {
-                Committed::Now(completed)
-            } else {
-                before(&self.pool, &write.marker).await?
-            });
-        }
-        Ok(committed)
+        committed(&self.pool, group, completed, &first).await
     }
 
     async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {

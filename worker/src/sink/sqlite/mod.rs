@@ -8,6 +8,7 @@ mod insert;
 mod markers;
 mod store;
 mod table;
+mod transaction;
 mod write;
 
 use std::path::Path;
@@ -17,16 +18,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shared::id::BatchId;
 use shared::outcome::Completed;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool};
+use sqlx::{Connection, Sqlite, SqlitePool};
 use tokio_util::sync::CancellationToken;
 
 pub use self::table::SqliteTable;
 use super::group::Groups;
 use super::marker::{check_json, read_outcome};
-use super::schema::KnownSets;
 use super::waiting::Write;
 use super::{Committed, Grouping, Marker, Sink, SinkError};
 use crate::handler::Rows;
@@ -55,9 +54,9 @@ impl SqliteSink {
         hurry: CancellationToken,
     ) -> Result<Self, SinkError> {
         let pool = open(path).await?;
-        let writer = write::Writer {
+        let writer = transaction::Writer {
             pool: pool.clone(),
-            known_sets: KnownSets::default(),
+            rows: write::ResultsAndSlices::default(),
         };
         let groups = Groups::start(writer, grouping, hurry);
         Ok(Self { pool, groups })
@@ -100,27 +99,7 @@ async fn open(path: &Path) -> Result<SqlitePool, SinkError> {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
-    let migration = |version: i64, name: &'static str, sql: &'static str| {
-        let kind = MigrationType::Simple;
-        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
-    };
-    let mut migrator = Migrator::with_migrations(vec![
-        migration(
-            1,
-            "sink",
-            include_str!("../../../migrations/sink/sqlite/0001_sink.sql"),
-        ),
-        migration(
-            2,
-            "files",
-            include_str!("../../../migrations/sink/sqlite/0002_files.sql"),
-        ),
-        migration(
-            3,
-            "cursors",
-            include_str!("../../../migrations/sink/sqlite/0003_cursors.sql"),
-        ),
-    ]);
+    let mut migrator = sqlx::migrate!("migrations/sink/sqlite");
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
     let schema = |e: sqlx::migrate::MigrateError| SinkError::Schema(e.to_string());

@@ -9,15 +9,15 @@ use shared::id::BatchId;
 use shared::outcome::Completed;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
+use sqlx::{Arguments, AssertSqlSafe, SqliteConnection, SqlitePool};
 use tokio_util::sync::CancellationToken;
 
 use super::insert::{insert_rows, placeholders};
-use super::markers::{find, insert_marker};
-use super::{find_outcome, open, retire_failed, sink_error};
+use super::transaction::{RowWriter, Writer};
+use super::{find_outcome, open, sink_error};
 use crate::handler::Rows;
-use crate::sink::group::{GroupWriter, Groups};
-use crate::sink::marker::{digest, with_counts};
+use crate::sink::group::Groups;
+use crate::sink::marker::with_counts;
 use crate::sink::table::{Cell, Found, Shape, documents};
 use crate::sink::waiting::Write;
 use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
@@ -30,8 +30,8 @@ pub struct SqliteTable {
     groups: Groups<Arc<Rows>>,
 }
 
-struct Writer {
-    pool: SqlitePool,
+/// What is written into.
+struct Target {
     table: String,
     shape: Arc<Shape>,
 }
@@ -50,8 +50,10 @@ impl SqliteTable {
         shape.compare(&table.name, sql_type, &found)?;
         let writer = Writer {
             pool: pool.clone(),
-            table: table.name,
-            shape: Arc::clone(&shape),
+            rows: Target {
+                table: table.name,
+                shape: Arc::clone(&shape),
+            },
         };
         Ok(Self {
             pool,
@@ -75,19 +77,13 @@ async fn make(pool: &SqlitePool, name: &str, shape: &Shape) -> Result<Vec<Found>
     let columns = shape.definitions(sql_type);
     let create = format!("CREATE TABLE IF NOT EXISTS \"{name}\" ({columns}) STRICT");
     sqlx::query(AssertSqlSafe(create)).execute(pool).await?;
-    let found: Vec<(String, String, bool, bool)> = sqlx::query_as(
-        "SELECT name, type, \"notnull\", dflt_value IS NOT NULL OR pk > 0 FROM pragma_table_info(?)",
+    sqlx::query_as(
+        "SELECT name, type AS kind, \"notnull\" AS is_required, dflt_value IS NOT NULL OR pk > 0 AS has_default \
+         FROM pragma_table_info(?)",
     )
     .bind(name.to_owned())
     .fetch_all(pool)
-    .await?;
-    let read = |(name, kind, is_required, has_default)| Found {
-        name,
-        kind,
-        is_required,
-        has_default,
-    };
-    Ok(found.into_iter().map(read).collect())
+    .await
 }
 
 #[async_trait]
@@ -103,61 +99,14 @@ impl Sink for SqliteTable {
 }
 
 #[async_trait]
-impl GroupWriter for Writer {
-    type Rows = Arc<Rows>;
-
-    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let written = self.write_all(&mut connection, group).await;
-        retire_failed(&mut connection, &written);
-        written
-    }
-
-    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        find(&mut connection, marker).await
-    }
-}
-
-impl Writer {
-    async fn write_all(
-        &self,
-        connection: &mut SqliteConnection,
-        group: &[&Write<Arc<Rows>>],
-    ) -> Result<Vec<Committed>, SinkError> {
-        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
-        let mut transaction = begin.map_err(sink_error)?;
-        let mut committed = Vec::with_capacity(group.len());
-        for Write { marker, rows, .. } in group {
-            committed.push(self.write_one(&mut transaction, marker, rows).await?);
-        }
-        shared::failpoint::reach("w.sink.before_commit");
-        transaction.commit().await.map_err(sink_error)?;
-        shared::failpoint::reach("w.sink.committed");
-        Ok(committed)
-    }
-
-    async fn write_one(
+impl RowWriter for Target {
+    async fn write(
         &self,
         connection: &mut SqliteConnection,
         marker: &Marker,
         rows: &Rows,
-    ) -> Result<Committed, SinkError> {
-        // Nobody else can write until this transaction ends, so this answer stays true.
-        if let Some(before) = find(connection, marker).await? {
-            return Ok(Committed::Before(before.into_completed()));
-        }
-        self.insert(connection, rows).await?;
+    ) -> Result<Completed, SinkError> {
         let completed = with_counts(&marker.completed, rows.count(), 0);
-        insert_marker(connection, marker, digest(rows), &completed).await?;
-        Ok(Committed::Now(completed))
-    }
-
-    async fn insert(
-        &self,
-        connection: &mut SqliteConnection,
-        rows: &Rows,
-    ) -> Result<(), SinkError> {
         let (columns, rows) = (self.shape.columns().len(), documents(rows)?);
         let insert = |count: usize| {
             let (table, names) = (&self.table, self.shape.quoted_names());
@@ -169,7 +118,8 @@ impl Writer {
             self.shape.read(index, &rows[index], &mut cells)?;
             cells.iter().try_for_each(|cell| add(arguments, cell))
         };
-        insert_rows(connection, rows.len(), columns, insert, bind).await
+        insert_rows(connection, rows.len(), columns, insert, bind).await?;
+        Ok(completed)
     }
 }
 

@@ -1,112 +1,89 @@
-//! Writes groups of batches into the SQLite file, each group in one transaction.
+//! What becomes of a batch's rows in the SQLite file of the default sink.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use shared::outcome::Completed;
 use shared::search_console::{Dimension, DimensionSet};
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::insert::{insert_rows, placeholders};
-use super::markers::{find, insert_marker};
-use super::{retire_failed, sink_error};
+use super::sink_error;
+use super::transaction::RowWriter;
 use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
-use crate::sink::group::GroupWriter;
-use crate::sink::marker::{digest, stored, with_counts};
+use crate::sink::marker::{stored, with_counts};
 use crate::sink::schema::{self, KnownSets};
 use crate::sink::waiting::Write;
-use crate::sink::{Committed, Marker, SinkError};
+use crate::sink::{Marker, SinkError};
 
-pub(super) struct Writer {
-    pub(super) pool: SqlitePool,
-    pub(super) known_sets: KnownSets,
+/// Documents go into `results`, slices of Search Analytics into the tables of their dimension set.
+#[derive(Default)]
+pub(super) struct ResultsAndSlices {
+    known_sets: KnownSets,
 }
 
 #[async_trait]
-impl GroupWriter for Writer {
-    type Rows = Arc<Rows>;
-
-    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        let written = self.write_all(&mut connection, group).await;
-        retire_failed(&mut connection, &written);
-        written
-    }
-
-    async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        find(&mut connection, marker).await
-    }
-}
-
-impl Writer {
-    async fn write_all(
+impl RowWriter for ResultsAndSlices {
+    async fn prepare(
         &self,
         connection: &mut SqliteConnection,
         group: &[&Write<Arc<Rows>>],
-    ) -> Result<Vec<Committed>, SinkError> {
-        let begin = connection.begin_with("BEGIN IMMEDIATE").await;
-        let mut transaction = begin.map_err(sink_error)?;
-        let mut committed = Vec::with_capacity(group.len());
-        let mut new_sets = Vec::new();
-        for write in group {
-            if let Rows::Slice(slice) = &*write.rows {
-                self.make_tables(&slice.id.dimensions, &mut transaction, &mut new_sets)
-                    .await?;
-            }
-            committed.push(write_one(&mut transaction, write).await?);
-        }
-        shared::failpoint::reach("w.sink.before_commit");
-        transaction.commit().await.map_err(sink_error)?;
-        shared::failpoint::reach("w.sink.committed");
+    ) -> Result<(), SinkError> {
+        let unknown = |set: &&DimensionSet| !self.known_sets.contains(set);
+        let new_sets: HashSet<&DimensionSet> = sets(group).filter(unknown).collect();
         for set in new_sets {
-            self.known_sets.add(&set);
+            make_tables(connection, set).await?;
         }
-        Ok(committed)
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        connection: &mut SqliteConnection,
+        marker: &Marker,
+        rows: &Rows,
+    ) -> Result<Completed, SinkError> {
+        Ok(match rows {
+            Rows::None => with_counts(&marker.completed, 0, 0),
+            Rows::Json(rows) => {
+                insert_json(connection, marker, rows).await?;
+                with_counts(&marker.completed, rows.len() as u64, 0)
+            }
+            Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
+        })
     }
 
     /// Tables of a set exist once the transaction that made them is committed.
-    async fn make_tables(
-        &self,
-        set: &DimensionSet,
-        connection: &mut SqliteConnection,
-        new_sets: &mut Vec<DimensionSet>,
-    ) -> Result<(), SinkError> {
-        if self.known_sets.contains(set) || new_sets.contains(set) {
-            return Ok(());
+    fn committed(&self, group: &[&Write<Arc<Rows>>]) {
+        for set in sets(group) {
+            self.known_sets.add(set);
         }
-        for statement in schema::sqlite(set) {
-            sqlx::query(AssertSqlSafe(statement))
-                .execute(&mut *connection)
-                .await
-                .map_err(sink_error)?;
-        }
-        new_sets.push(set.clone());
-        Ok(())
     }
 }
 
-async fn write_one(
+/// The dimension sets of a group's slices.
+fn sets<'a>(group: &'a [&Write<Arc<Rows>>]) -> impl Iterator<Item = &'a DimensionSet> {
+    group.iter().filter_map(|write| match &*write.rows {
+        Rows::Slice(slice) => Some(&slice.id.dimensions),
+        Rows::None | Rows::Json(_) => None,
+    })
+}
+
+async fn make_tables(
     connection: &mut SqliteConnection,
-    write: &Write<Arc<Rows>>,
-) -> Result<Committed, SinkError> {
-    let marker = &write.marker;
-    // Nobody else can write until this transaction ends, so this answer stays true.
-    if let Some(before) = find(connection, marker).await? {
-        return Ok(Committed::Before(before.into_completed()));
+    set: &DimensionSet,
+) -> Result<(), SinkError> {
+    for statement in schema::sqlite(set) {
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&mut *connection)
+            .await
+            .map_err(sink_error)?;
     }
-    let completed = match &*write.rows {
-        Rows::None => with_counts(&marker.completed, 0, 0),
-        Rows::Json(rows) => {
-            insert_json(connection, marker, rows).await?;
-            with_counts(&marker.completed, rows.len() as u64, 0)
-        }
-        Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
-    };
-    insert_marker(connection, marker, digest(&write.rows), &completed).await?;
-    Ok(Committed::Now(completed))
+    Ok(())
 }
 
 async fn insert_json(
@@ -133,8 +110,8 @@ async fn insert_json(
 async fn replace_slice(
     connection: &mut SqliteConnection,
     slice: &Slice,
-    completed: &shared::outcome::Completed,
-) -> Result<shared::outcome::Completed, SinkError> {
+    completed: &Completed,
+) -> Result<Completed, SinkError> {
     let hash = slice.rows.content_hash().to_bytes();
     let (number, stored_hash) = upsert_slice(connection, slice).await?;
     let is_unchanged = stored_hash.as_deref() == Some(&hash[..]);

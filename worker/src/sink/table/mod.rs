@@ -36,7 +36,7 @@ pub(super) enum Cell<'a> {
 }
 
 /// A column that a table has.
-#[derive(Debug)]
+#[derive(Debug, sqlx::FromRow)]
 pub(super) struct Found {
     pub(super) name: String,
     /// The type, in the database's word.
