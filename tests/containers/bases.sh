@@ -12,6 +12,7 @@ bases() {
   simple rabbitmq:4.0 rabbitmq --build-arg DEBIAN=trixie
   simple rabbitmq:3.10 rabbitmq --build-arg DEBIAN=bookworm
   simple postgres:15 postgres
+  docker compose version >/dev/null 2>&1 || simple compose:2 compose
 }
 
 # debian SUITE: the smallest Debian that apt works in.

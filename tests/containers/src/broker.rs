@@ -112,6 +112,20 @@ impl Broker {
         Ok(())
     }
 
+    /// The node that has most connections of this user: who loses it has to find another one.
+    pub fn node_of(&self, user: &str) -> Result<&Container> {
+        let command = ["rabbitmqctl", "-q", "list_connections", "user", "pid"];
+        let listed = self.nodes[0].exec(&command)?;
+        let connections = |node: &&Container| {
+            let process = format!("<rabbit@{}.", node.alias);
+            let here = |line: &&str| line.starts_with(user) && line.contains(&process);
+            listed.lines().filter(here).count()
+        };
+        let most = self.nodes.iter().max_by_key(connections);
+        most.filter(|node| connections(node) > 0)
+            .with_context(|| format!("{user} is connected to no node: {listed}"))
+    }
+
     /// Insists that each of Tidegate's queues that last is a quorum queue with a member on each node, and gives their
     /// number.
     pub fn ensure_replicated(&self) -> Result<usize> {

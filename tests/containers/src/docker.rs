@@ -17,6 +17,12 @@ pub fn label() -> String {
     format!("dev.tidegate.test={}", run.as_deref().unwrap_or("by-hand"))
 }
 
+/// A name that nothing else has.
+#[must_use]
+pub fn run_name() -> String {
+    format!("tidegate-test-{:08x}", rand::rng().random::<u32>())
+}
+
 /// Runs a `docker` command and returns what it printed, without the last newline.
 pub fn docker<A: AsRef<str>>(arguments: &[A]) -> Result<String> {
     let output = output(arguments)?;
@@ -55,7 +61,7 @@ pub struct Network {
 impl Network {
     /// A new one.
     pub fn new() -> Result<Self> {
-        let name = format!("tidegate-test-{:08x}", rand::rng().random::<u32>());
+        let name = run_name();
         docker(&["network", "create", "--label", &label(), &name])?;
         Ok(Self { name })
     }
@@ -104,7 +110,8 @@ pub struct Container {
     /// Its name, for the engine.
     pub name: String,
     network: String,
-    alias: String,
+    /// Its name in the network.
+    pub alias: String,
 }
 
 impl Container {

@@ -2,7 +2,8 @@
 //! a coordinator, workers, and the emulator in Google's place.
 //!
 //! [`docker`] is the engine, by its command line; [`images`] says what runs; [`installation`] starts it;
-//! [`sync`] is the work that it is given, and what has to come out; [`cluster`] is a RabbitMQ of three nodes.
+//! [`sync`] is the work that it is given, and what has to come out; [`broker`] is RabbitMQ, with one node or three. [`compose`] is
+//! deploy/compose itself.
 //!
 //! Everything carries the label [`docker::label`] and is removed when its test ends; `tests/containers.sh` removes what
 //! a killed test leaves behind.
@@ -11,6 +12,7 @@
 #![allow(clippy::print_stderr)]
 
 pub mod broker;
+pub mod compose;
 pub mod docker;
 pub mod images;
 pub mod installation;

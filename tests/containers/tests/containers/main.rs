@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod cluster;
+mod compose;
 mod faults;
 mod image;
 mod scale;
