@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::id::BatchId;
 use shared::name::{Instance, PipelineName};
-use shared::presence::{GONE_AFTER, Presence, RETURNED_FOR};
+use shared::presence::{GONE_AFTER, Presence, Progress, RETURNED_FOR};
 use utoipa::ToSchema;
 
 /// The live workers.
@@ -59,6 +59,20 @@ pub struct Worker {
     /// How far its clock is ahead of the coordinator's, in milliseconds; the message's way counts as behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_ms: Option<i64>,
+}
+
+/// Who has a batch, and what comes of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InHand {
+    /// The worker that has it.
+    #[schema(value_type = String)]
+    pub worker: Instance,
+    /// How much is done, in the handler's own units, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<u64>,
+    /// Of how much, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 impl Fleet {
@@ -161,6 +175,20 @@ impl Fleet {
         self.returned.remove(&batch).is_some()
     }
 
+    /// Who has said last that this batch is in its hands.
+    #[must_use]
+    pub fn in_hand(&self, batch: BatchId) -> Option<InHand> {
+        let has = |seen: &&Seen| seen.presence.holding.contains(&batch);
+        let holders = self.workers.values().filter(has);
+        let Seen { presence, .. } = holders.max_by_key(|seen| seen.at)?;
+        let progress = presence.progress.get(&batch).copied();
+        Some(InHand {
+            worker: presence.worker.clone(),
+            done: progress.map(|Progress { done, .. }| done),
+            total: progress.and_then(|Progress { total, .. }| total),
+        })
+    }
+
     /// When this worker last spoke; `None` when it is gone.
     #[must_use]
     pub fn last_words(&self, worker: &Instance) -> Option<Instant> {
@@ -210,6 +238,7 @@ mod tests {
             ],
             slots,
             holding: vec![],
+            progress: HashMap::new(),
             draining: false,
             leaving: false,
             returned: vec![],
@@ -297,6 +326,34 @@ mod tests {
         assert_eq!(fleet.unheard(other, now + ten * 2), Some(ten * 2));
         fleet.listens(now + ten * 3);
         assert_eq!(fleet.unheard(held, now + ten * 4), Some(ten));
+    }
+
+    #[test]
+    fn it_is_known_who_has_a_batch_and_how_far_it_has_come() {
+        let now = Instant::now();
+        let batch = BatchId::generate();
+        let mut fleet = listening(now);
+        assert_eq!(fleet.in_hand(batch), None);
+        let has_it = |name: &str, progress: Option<Progress>| Presence {
+            holding: vec![BatchId::generate(), batch],
+            progress: progress
+                .map(|progress| (batch, progress))
+                .into_iter()
+                .collect(),
+            ..presence(name, 4)
+        };
+        fleet.hear(has_it("w2", None), now, CLOCK);
+        let in_hand = fleet.in_hand(batch).unwrap();
+        assert_eq!((in_hand.worker.as_str(), in_hand.done), ("w2", None));
+        let progress = Progress {
+            done: 3,
+            total: Some(7),
+        };
+        let later = now + Duration::from_secs(1);
+        fleet.hear(has_it("w1", Some(progress)), later, CLOCK);
+        let in_hand = fleet.in_hand(batch).unwrap();
+        let told = (in_hand.worker.as_str(), in_hand.done, in_hand.total);
+        assert_eq!(told, ("w1", Some(3), Some(7)), "who spoke last");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use shared::{exit, probe};
 /// Accepts runs, lets out as many batches as the workers can take, and knows what became of each.
 ///
 /// Exit codes: 0 stopped when asked, 1 a task died, 2 usage, 69 RabbitMQ cannot be reached,
-/// 78 configuration is wrong or contradicts what the broker or database has.
+/// 78 configuration is wrong, contradicts what the broker or database has, or leads to one that cannot be verified.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -69,7 +69,10 @@ async fn execute(arguments: Arguments) -> Result<u8, StartError> {
     let config = arguments.config;
     match arguments.command {
         None => return app::run(config).await,
-        Some(Command::Health) => probe::ready(Config::load(config.as_deref())?.api.listen)?,
+        Some(Command::Health) => {
+            let api = Config::load(config.as_deref())?.api;
+            probe::ready(api.listen, api.cert_file.as_deref())?;
+        }
         Some(Command::Topology(TopologyCommand::Declare)) => {
             provision::declare(config.as_deref()).await?;
         }

@@ -11,6 +11,8 @@ use shared::name::{Instance, Key, PipelineName};
 use shared::outcome::Statistics;
 use utoipa::ToSchema;
 
+use crate::fleet::InHand;
+
 /// One submission and everything that it fanned out into.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -165,6 +167,9 @@ pub struct BatchDetail {
     pub payload: Box<RawValue>,
     /// Attempts that ended, oldest first; of many, the last ones.
     pub history: Vec<AttemptRecord>,
+    /// Who has it now. That is not in the ledger: workers say so every 2 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_hand: Option<InHand>,
 }
 
 /// One batch of a list.

@@ -6,6 +6,7 @@ the batch's rows, and may count (`batch["statistics"]["seen"] = 7`) and ask for 
 
 `batch["save_cursor"](cursor)` says how far it has come: if it cannot finish, the next attempt gets `batch["cursor"]`.
 Rows that were yielded before are not kept; keep them in the cursor or in a place of your own.
+`batch["progress"](done, total)` is what the operator sees of a running batch; the total may be left out.
 
 It raises Reject if the batch would fail again, Throttled if a service said "not now". Any other exception is
 tried again. What is printed goes to stderr, whose end is shown with the error.
@@ -40,10 +41,15 @@ def serve(handle):
         say(cursor=cursor)
         answers.flush()
 
+    def progress(done, total=None):
+        say(progress={"done": done} if total is None else {"done": done, "total": total})
+        answers.flush()
+
     say(ready=1)
     answers.flush()
     for line in sys.stdin.buffer:
-        batch = json.loads(line) | {"statistics": {}, "follow_ups": [], "save_cursor": save_cursor}
+        batch = json.loads(line) | {"statistics": {}, "follow_ups": []}
+        batch |= {"save_cursor": save_cursor, "progress": progress}
         me = {"batch": batch["batch"]}
         try:
             rows = 0

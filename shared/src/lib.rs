@@ -2,7 +2,8 @@
 //!
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), and what every process
-//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`telemetry`], [`probe`], [`backoff`], [`net`], [`failpoint`]).
+//! needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`], [`telemetry`], [`probe`], [`backoff`],
+//! [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -12,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod exit;
 pub mod failpoint;
+pub mod fresh;
 pub mod id;
 pub mod lifecycle;
 pub mod name;
@@ -24,6 +26,7 @@ pub mod search_console;
 pub mod server;
 pub mod telemetry;
 pub mod timetable;
+pub mod tls;
 pub mod topology;
 
 mod wire;

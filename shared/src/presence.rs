@@ -1,5 +1,6 @@
 //! What a worker tells the coordinators about itself, every [`INTERVAL`], over `tidegate.presence`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct Presence {
     pub slots: u32,
     /// What it holds: deliveries that are neither acked nor nacked.
     pub holding: Vec<BatchId>,
+    /// How far those batches have come whose handlers say so.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub progress: HashMap<BatchId, Progress>,
     /// Whether it has stopped consuming and finishes what it holds.
     pub draining: bool,
     /// Whether this is its last message.
@@ -50,6 +54,16 @@ pub struct Presence {
     pub clock_ms: u64,
 }
 
+/// How far a batch has come, in units of its handler: rows, pages, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// So many are done.
+    pub done: u64,
+    /// Of so many, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +76,6 @@ mod tests {
             (presence.lanes, presence.clock_ms, presence.memory_bytes),
             (0, 0, 0)
         );
-        assert!(presence.returned.is_empty() && !presence.leaving);
+        assert!(presence.returned.is_empty() && presence.progress.is_empty() && !presence.leaving);
     }
 }

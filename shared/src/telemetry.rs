@@ -28,12 +28,18 @@ pub fn init_logs(default_filter: &str) {
 /// How often what histograms gathered is summed up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Starts collecting metrics. The handle renders them for `/metrics`, and needs its [upkeep].
+/// Starts collecting metrics, and says what those mean that both programs have. The handle renders them for
+/// `/metrics`, and needs its [upkeep].
 ///
 /// # Errors
 /// When a recorder is installed already.
 pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
-    Ok(PrometheusBuilder::new().install_recorder()?)
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    metrics::describe_gauge!(
+        "tidegate_certificate_expires_seconds",
+        "When the first of a file's certificates ends, in seconds since 1970; as last read."
+    );
+    Ok(handle)
 }
 
 /// Sums up what histograms gathered, until draining. Otherwise only a scrape would, and where nobody scrapes

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use worker::cursor::Cursor;
 use worker::handler::{BatchContext, Handler, Rows};
+use worker::holding::Reporter;
 use worker::jobs::search_console::Job;
 use worker::jobs::search_console::slice_rows::Slice;
 use worker::permits::Unlimited;
@@ -209,6 +210,7 @@ impl Bench {
             cancelled: CancellationToken::new(),
             permits: Unlimited::shared(),
             saved: Cursor::default(),
+            reporter: Reporter::default(),
         };
         match self.job.slice().handle(payload, &ctx).await.unwrap().rows {
             Rows::Slice(slice) => (id, slice),

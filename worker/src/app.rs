@@ -99,6 +99,7 @@ impl StartError {
 #[expect(clippy::too_many_lines, reason = "one list of what there is, in order")]
 pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
+    config.warn_of_unprotected();
     own.check(&config.pipelines)?;
     let metrics = telemetry::init_metrics()?;
     crate::metrics::describe();
@@ -138,15 +139,18 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
         draining: lifecycle.draining(),
         leaving: leaving.clone(),
     };
+    let tls = config.worker.tls()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let health = HealthStage {
         listener,
+        tls,
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         leaving: leaving.clone(),
     };
     tracing::info!(
         %worker,
-        health = %format!("http://{}", health.listener.local_addr().unwrap_or(address)),
+        health = %format!("{scheme}://{}", health.listener.local_addr().unwrap_or(address)),
         broker = %connector.address(),
         sink = %config.sink_url().address(),
         pipelines = %registry.names().map(ToString::to_string).collect::<Vec<_>>().join(","),

@@ -11,9 +11,11 @@ use shared::ask::{About, Said, Want};
 use shared::batch::Batch;
 use shared::name::{Key, LimitName};
 use shared::outcome::{FollowUp, Statistics};
+use shared::presence::Progress;
 use tokio_util::sync::CancellationToken;
 
 use crate::cursor::{Cursor, CursorError};
+use crate::holding::Reporter;
 use crate::jobs::search_console::slice_rows::Slice;
 use crate::permits::{NoPermit, Permit, Permits};
 
@@ -45,6 +47,8 @@ pub struct BatchContext {
     pub permits: Arc<dyn Permits>,
     /// How far an earlier attempt came.
     pub saved: Cursor,
+    /// Tells how far this one has come.
+    pub reporter: Reporter,
 }
 
 impl BatchContext {
@@ -78,6 +82,13 @@ impl BatchContext {
     /// Says that the service took a call: what lets an adaptive limit get faster.
     pub fn accepted(&self, limit: &LimitName, permit: Permit) {
         self.report(limit, permit, Said::Accepted);
+    }
+
+    /// Says to whoever looks at the batch that so many units (rows, pages, bytes) are done, of a total if that is
+    /// known. Costs next to nothing; it is shown within [2 s](shared::presence::INTERVAL), and forgotten with the
+    /// attempt. What the next attempt should know belongs into a [cursor](Self::save_cursor).
+    pub fn progress(&self, done: u64, total: Option<u64>) {
+        self.reporter.report(Progress { done, total });
     }
 
     /// How far an attempt came that could not finish, if one has [said so](Self::save_cursor). A cursor that does

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::server::{Patience, Server, serve};
+use shared::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ impl Readiness {
 pub struct HealthStage {
     /// Bound already.
     pub listener: TcpListener,
+    /// `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// Renders `/metrics`.
@@ -85,6 +88,7 @@ impl HealthStage {
         let routes = routes(self.readiness, self.metrics);
         let server = Server {
             listener: self.listener,
+            tls: self.tls,
             max_connections: MAX_CONNECTIONS,
             patience: Patience::default(),
             draining: self.leaving,

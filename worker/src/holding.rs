@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::id::BatchId;
-use shared::presence::RETURNED_FOR;
+use shared::presence::{Progress, RETURNED_FOR};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -31,12 +31,19 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Batches {
-    /// One batch may be held twice: a redelivery arrived while the first delivery's connection was being given up.
-    held: HashMap<BatchId, usize>,
+    held: HashMap<BatchId, Hold>,
     /// What was given back and not yet said.
     returned: Vec<(BatchId, Instant)>,
     /// How many there have been.
     returns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    /// One batch may be held twice: a redelivery arrived while the first delivery's connection was being given up.
+    deliveries: usize,
+    /// How far it has come, if its handler says so.
+    progress: Option<Progress>,
 }
 
 /// What was given back since it was last said.
@@ -51,7 +58,7 @@ impl Holding {
     /// Holds a batch for as long as the answer lives.
     #[must_use]
     pub fn hold(&self, batch: BatchId) -> HoldGuard {
-        *self.lock().held.entry(batch).or_default() += 1;
+        self.lock().held.entry(batch).or_default().deliveries += 1;
         HoldGuard {
             holding: self.clone(),
             batch,
@@ -62,6 +69,21 @@ impl Holding {
     #[must_use]
     pub fn list(&self) -> Vec<BatchId> {
         self.lock().held.keys().copied().collect()
+    }
+
+    /// Whoever has the answer can say how far this batch has come.
+    #[must_use]
+    pub fn reporter(&self, batch: BatchId) -> Reporter {
+        Reporter(Some((self.clone(), batch)))
+    }
+
+    /// How far batches have come, of those that say so.
+    #[must_use]
+    pub fn progress(&self) -> HashMap<BatchId, Progress> {
+        let own = self.lock();
+        let told = own.held.iter();
+        told.filter_map(|(batch, hold)| Some((*batch, hold.progress?)))
+            .collect()
     }
 
     /// Notes that these are given back, or were lost with the connection, and that this worker lives.
@@ -131,6 +153,21 @@ impl Holding {
     }
 }
 
+/// Says how far one batch has come, to whoever asks the coordinator; cheap to clone. The default says it to nobody.
+#[derive(Debug, Clone, Default)]
+pub struct Reporter(Option<(Holding, BatchId)>);
+
+impl Reporter {
+    /// It has come so far now. Of no effect when the batch is not in this worker's hands any more.
+    pub fn report(&self, progress: Progress) {
+        if let Some((holding, batch)) = &self.0
+            && let Some(hold) = holding.lock().held.get_mut(batch)
+        {
+            hold.progress = Some(progress);
+        }
+    }
+}
+
 /// Ends a [`Holding::hold`].
 #[derive(Debug)]
 pub struct HoldGuard {
@@ -152,9 +189,9 @@ impl HoldGuard {
 impl Drop for HoldGuard {
     fn drop(&mut self) {
         let mut own = self.holding.lock();
-        if let Some(count) = own.held.get_mut(&self.batch) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(hold) = own.held.get_mut(&self.batch) {
+            hold.deliveries -= 1;
+            if hold.deliveries == 0 {
                 own.held.remove(&self.batch);
             }
         }
@@ -173,6 +210,29 @@ mod tests {
         assert_eq!(holding.list(), [batch]);
         drop(second);
         assert!(holding.list().is_empty());
+    }
+
+    #[test]
+    fn progress_is_that_of_batches_at_hand() {
+        let (holding, batch) = (Holding::default(), BatchId::generate());
+        let guard = holding.hold(batch);
+        let _silent = holding.hold(BatchId::generate());
+        let reporter = holding.reporter(batch);
+        assert!(holding.progress().is_empty());
+        for done in [1, 2] {
+            let progress = Progress {
+                done,
+                total: Some(2),
+            };
+            reporter.report(progress);
+            assert_eq!(holding.progress(), HashMap::from([(batch, progress)]));
+        }
+        drop(guard);
+        reporter.report(Progress {
+            done: 3,
+            total: None,
+        });
+        assert!(holding.progress().is_empty(), "too late");
     }
 
     #[tokio::test(start_paused = true)]

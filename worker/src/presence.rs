@@ -83,6 +83,7 @@ impl PresenceStage {
             pipelines: self.pipelines.clone(),
             slots: self.slots.count(),
             holding: self.holding.list(),
+            progress: self.holding.progress(),
             draining,
             leaving,
             returned: returns.batches.clone(),

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span};
 
 use crate::cursor::Cursor;
 use crate::handler::{BatchContext, HandlerError, Output};
+use crate::holding::Reporter;
 use crate::permits::Permits;
 use crate::registry::Served;
 use crate::threads::{Dropped, HandlerThreads};
@@ -41,6 +42,7 @@ pub async fn process(
     served: &Served,
     batch: Batch,
     saved: Cursor,
+    reporter: Reporter,
     permits: Arc<dyn Permits>,
     stop: &CancellationToken,
 ) -> Processed {
@@ -53,6 +55,7 @@ pub async fn process(
         cancelled: cancelled.clone(),
         permits,
         saved,
+        reporter,
     };
     let span = span(&ctx.batch);
     let handler = served.handler.clone();
@@ -161,7 +164,17 @@ mod tests {
         };
         let threads = HandlerThreads::here();
         let saved = Cursor::default();
-        process(&threads, &served, batch, saved, Unlimited::shared(), stop).await
+        let reporter = Reporter::default();
+        process(
+            &threads,
+            &served,
+            batch,
+            saved,
+            reporter,
+            Unlimited::shared(),
+            stop,
+        )
+        .await
     }
 
     async fn error(payload: &str) -> HandlerError {

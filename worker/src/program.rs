@@ -131,10 +131,10 @@ impl Worker {
 }
 
 fn health(config_file: Option<&Path>) -> Result<u8, StartError> {
-    let listen = Config::load(config_file)?.worker.listen;
-    if listen.port() == 0 {
+    let worker = Config::load(config_file)?.worker;
+    if worker.listen.port() == 0 {
         return Err(StartError::NoFixedPort);
     }
-    probe::ready(listen)?;
+    probe::ready(worker.listen, worker.cert_file.as_deref())?;
     Ok(exit::OK)
 }

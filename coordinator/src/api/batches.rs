@@ -1,6 +1,6 @@
 //! Batches: one with everything that is known of it, and the dead ones.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::Json;
 use axum::extract::State;
@@ -151,7 +151,8 @@ impl Which {
 
 /// Show a batch
 ///
-/// With its payload, and the history of its attempts: who worked on it, when, and what came of it.
+/// With its payload, the history of its attempts (who worked on it, when, and what came of it), and who has it now,
+/// with its progress if the handler says how far it has come.
 #[utoipa::path(
     get,
     path = "/api/v1/batches/{batch}",
@@ -165,9 +166,10 @@ pub(super) async fn show_batch(
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Result<Json<BatchDetail>, Problem> {
     let found = api.operators.batch(batch).await?;
-    found
-        .map(Json)
-        .ok_or_else(|| Problem::not_found(BatchId::UNKNOWN))
+    let mut detail = found.ok_or_else(|| Problem::not_found(BatchId::UNKNOWN))?;
+    let fleet = api.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+    detail.in_hand = fleet.in_hand(batch);
+    Ok(Json(detail))
 }
 
 /// List dead batches, newest first

@@ -272,7 +272,7 @@ impl Ground {
             levels: self.levels.clone(),
             doctor,
             metrics,
-            tokens: Tokens::new(&self.config.api.all_tokens()?),
+            tokens: Tokens::new(&self.config.api)?,
             hosts: Hosts::new(&self.config.api),
         }))
     }

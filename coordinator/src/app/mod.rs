@@ -98,8 +98,11 @@ impl StartError {
 /// Starts everything, runs until a signal, and gives the exit code.
 pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     let config = Config::load(config_file.as_deref())?;
+    config.warn_of_unprotected();
     let metrics = telemetry::init_metrics()?;
     crate::metrics::describe();
+    let tls = config.api.tls()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let address = config.api.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -132,13 +135,14 @@ pub async fn run(config_file: Option<PathBuf>) -> Result<u8, StartError> {
     )?;
     let server = Server {
         listener,
+        tls,
         max_connections: config.api.max_connections,
         patience: Patience::default(),
         draining: lifecycle.draining(),
     };
 
     tracing::info!(
-        api = %format!("http://{}", server.listener.local_addr().unwrap_or(address)),
+        api = %format!("{scheme}://{}", server.listener.local_addr().unwrap_or(address)),
         broker = %connector.address(),
         ledger = %config.ledger_url().address(),
         pipelines = config.pipelines.len(),

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use shared::id::BatchId;
@@ -175,6 +176,7 @@ fn words(worker: &str, returned: Vec<BatchId>) -> Presence {
         pipelines: vec![],
         slots: 1,
         holding: vec![],
+        progress: HashMap::new(),
         draining: false,
         leaving: false,
         returned,

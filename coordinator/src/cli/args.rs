@@ -30,10 +30,10 @@ Exit codes:
     2  the command line is wrong
    65  the input is wrong, or the coordinator refused it (nothing was changed)
    69  the coordinator cannot be reached, or takes nothing now
-   78  the token or its file is wrong
+   78  the token or its file is wrong, or the coordinator's certificate is not trusted
   130  left with Ctrl-C while watching (the run goes on)
 
-Environment: TIDEGATE_URL, TIDEGATE_TOKEN, TIDEGATE_LOG (filter of the debug log, such as debug).";
+Environment: TIDEGATE_URL, TIDEGATE_TOKEN, TIDEGATE_CA_FILE, TIDEGATE_LOG (filter of the debug log, such as debug).";
 
 const SUBMIT_NOTES: &str = "\
 FILE is NDJSON: one item, any JSON value, a line. Empty lines, CRLF and a byte order mark are fine.
@@ -66,6 +66,9 @@ pub(crate) struct Common {
     /// File with the API token; otherwise TIDEGATE_TOKEN holds it.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// PEM file with the CAs that are trusted with https://, and no others. Default: those of this machine.
+    #[arg(long, global = true, env = "TIDEGATE_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Print one JSON document to stdout (lists: one a line) instead of a table.
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use shared::tls::Untrusted;
 use url::Url;
 
 use crate::args::Common;
 use crate::failure::Failure;
+use crate::output;
 
 /// Variable with the API token.
 const TOKEN_VARIABLE: &str = "TIDEGATE_TOKEN";
@@ -41,6 +43,14 @@ pub(crate) enum ApiError {
         url: Url,
         /// What the network said.
         problem: String,
+    },
+    /// Whoever answers, it cannot be known that it is the coordinator.
+    #[error("the coordinator at {url} is not trusted: {problem}")]
+    Untrusted {
+        /// Who answered.
+        url: Url,
+        /// Why, and what to do.
+        problem: Untrusted,
     },
     /// It answers, and cannot do it now.
     #[error("the coordinator at {url} takes nothing now: {problem}; try again later")]
@@ -116,9 +126,12 @@ impl Client {
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirect::Policy::none());
-        if common.url.scheme() == "http" {
+        let is_plain = common.url.scheme() == "http";
+        if is_plain {
             // Without this, a machine without CA certificates could not even speak plain HTTP.
             http = http.tls_certs_only([]);
+        } else if let Some(file) = &common.ca_file {
+            http = http.tls_certs_only(certificates(file)?);
         }
         if is_loopback(&common.url) {
             http = http.no_proxy();
@@ -127,6 +140,13 @@ impl Client {
             .build()
             .map_err(|e| Failure::config(format!("cannot set up HTTP: {}", root_cause(&e))))?;
         let token = token(common.token_file.as_deref())?;
+        if is_plain && token.is_some() && !is_loopback(&common.url) {
+            let warning = format!(
+                "warning: the token goes to {} unencrypted: use https://",
+                common.url
+            );
+            output::say(&warning);
+        }
         Ok(Self {
             http,
             base: common.url.clone(),
@@ -157,9 +177,15 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
-        let unreachable = |error: &reqwest::Error| ApiError::Unreachable {
-            url: self.base.clone(),
-            problem: root_cause(error),
+        let unreachable = |error: &reqwest::Error| {
+            let url = self.base.clone();
+            match Untrusted::find(error, "--ca-file or TIDEGATE_CA_FILE", "the proxy's rules") {
+                Some(problem) => ApiError::Untrusted { url, problem },
+                None => ApiError::Unreachable {
+                    url,
+                    problem: root_cause(error),
+                },
+            }
         };
         let response = request.send().await.map_err(|e| unreachable(&e))?;
         let status = response.status();
@@ -206,6 +232,20 @@ impl Client {
             },
         }
     }
+}
+
+/// What `--ca-file` names.
+fn certificates(file: &Path) -> Result<Vec<Certificate>, Failure> {
+    let wrong = |problem: String| {
+        let message = format!("cannot use the CA file {}: {problem}", file.display());
+        Failure::config(message)
+    };
+    let pem = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|e| wrong(root_cause(&e)))?;
+    if found.is_empty() {
+        return Err(wrong("it holds no certificate in PEM".to_owned()));
+    }
+    Ok(found)
 }
 
 /// The token from the file if one is named, else from the environment.

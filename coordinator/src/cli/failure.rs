@@ -50,7 +50,7 @@ impl From<ApiError> for Failure {
             ApiError::Unreachable { .. } | ApiError::Busy { .. } | ApiError::NotTidegate { .. } => {
                 exit::UNAVAILABLE
             }
-            ApiError::Unauthorized { .. } => exit::CONFIG,
+            ApiError::Unauthorized { .. } | ApiError::Untrusted { .. } => exit::CONFIG,
             ApiError::Refused(_) => exit::BAD_INPUT,
         };
         Self {

@@ -108,6 +108,14 @@ pub(crate) fn batch(batch: &BatchDetail) -> String {
             fact(name, printable(text));
         }
     }
+    if let Some(in_hand) = &batch.in_hand {
+        fact("worker", printable(in_hand.worker.as_str()));
+        match (in_hand.done, in_hand.total) {
+            (Some(done), Some(total)) => fact("progress", format!("{done} of {total}")),
+            (Some(done), None) => fact("progress", done.to_string()),
+            (None, _) => {}
+        }
+    }
     fact("payload", printable(batch.payload.get()));
     if batch.history.is_empty() {
         return text(facts);

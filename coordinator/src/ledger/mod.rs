@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Instance, Key, PipelineName};
+use shared::tls::Untrusted;
 
 use crate::run::{
     BatchDetail, BatchState, BatchSummary, DeadBatch, PipelineCounts, Priority, Run, RunState,
@@ -509,6 +510,14 @@ pub enum LedgerError {
     /// Accepting or filling a run that is not being submitted.
     #[error("run {0} is not being submitted")]
     NotSubmitting(RunId),
+    /// Somebody answers, and it cannot be known that it is the database, or it does not know us.
+    #[error("the ledger's database {address} is not trusted: {problem}")]
+    Untrusted {
+        /// Which database.
+        address: String,
+        /// Why, and what to do.
+        problem: Untrusted,
+    },
     /// The database cannot be set up.
     #[error("the ledger cannot be set up at {address}: {problem}")]
     Setup {

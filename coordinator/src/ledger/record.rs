@@ -162,6 +162,7 @@ where
             error: self.optional_text("error")?,
             payload: self.of("payloads").json("body")?,
             history,
+            in_hand: None,
         })
     }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use coordinator::doctor::{Check, Diagnosis, Finding};
+use coordinator::fleet::InHand;
 use coordinator::fleet::Worker;
 use coordinator::operations::Handled;
 use coordinator::run::{
@@ -293,6 +294,11 @@ async fn batch() -> Json<BatchDetail> {
             verdict: "poison".into(),
             error: Some("it \u{1b}[31mbroke".into()),
         }],
+        in_hand: Some(InHand {
+            worker: Instance::from("worker-8".to_owned()),
+            done: Some(3),
+            total: Some(7),
+        }),
     })
 }
 

@@ -103,6 +103,8 @@ async fn a_batch_is_printed_with_its_attempts() {
     for expected in [
         "state     dead",
         "reason    poison",
+        "worker    worker-8",
+        "progress  3 of 7",
         "payload   {\"n\":1}",
         "ATTEMPT",
         "worker-7",

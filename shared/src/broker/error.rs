@@ -3,6 +3,9 @@
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
+use crate::config::ConfigError;
+use crate::tls::Untrusted;
+
 /// A failed exchange with the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -16,9 +19,20 @@ pub enum BrokerError {
         /// What the operating system says.
         problem: String,
     },
+    /// Somebody answers, and it cannot be known that it is the broker, or it does not know us.
+    #[error("RabbitMQ at {address} is not trusted: {problem}")]
+    Untrusted {
+        /// Host, port, vhost.
+        address: String,
+        /// Why, and what to do.
+        problem: Untrusted,
+    },
+    /// The password or a certificate cannot be read any more.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
     /// User or password are wrong, or the user may not use the vhost.
     #[error(
-        "RabbitMQ at {address} refuses the login: check user and password in broker.url \
+        "RabbitMQ at {address} refuses the login: check user and password in broker.url, or broker.password_file \
          (guest may only log in from the same machine)"
     )]
     LoginRefused {
@@ -82,7 +96,9 @@ impl BrokerError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::LoginRefused { .. }
+            Self::Untrusted { .. }
+                | Self::Config(_)
+                | Self::LoginRefused { .. }
                 | Self::VhostRefused { .. }
                 | Self::OtherArguments { .. }
                 | Self::NotAllowed { .. }
@@ -100,7 +116,20 @@ impl BrokerError {
                 address,
                 problem: error.to_string(),
             },
-            _ => Self::Unreachable {
+            _ => Self::reaching(&address, error),
+        }
+    }
+
+    /// Anything that went wrong on the way to `address`.
+    pub(super) fn reaching(address: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let address = address.to_owned();
+        match Untrusted::find(
+            error,
+            "broker.ca_file",
+            "broker.cert_file and broker.key_file",
+        ) {
+            Some(problem) => Self::Untrusted { address, problem },
+            None => Self::Unreachable {
                 address,
                 problem: error.to_string(),
             },

@@ -3,8 +3,7 @@
 use lapin::protocol::connection::AMQPMethod;
 use lapin::protocol::{AMQPClass, parse_class};
 use lapin::types::AMQPValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Product and version of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +20,11 @@ const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 const MAX_GREETING_BYTES: usize = 64 * 1024;
 
 /// Reads the greeting from a fresh connection, which is dropped after that; `None` when it makes no sense.
-pub(super) async fn read(host: &str, port: u16) -> std::io::Result<Option<Greeting>> {
-    let mut stream = TcpStream::connect((host, port)).await?;
+pub(super) async fn read(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> std::io::Result<Option<Greeting>> {
     stream.write_all(PROTOCOL_HEADER).await?;
+    stream.flush().await?;
     // A frame: type, channel (2 bytes), size of what follows (4 bytes), that, and one byte to end it.
     let mut head = [0; 7];
     stream.read_exact(&mut head).await?;

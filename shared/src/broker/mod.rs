@@ -12,16 +12,19 @@ mod declare;
 mod depth;
 mod error;
 mod greeting;
+mod pool;
 mod publisher;
 mod subscription;
+mod transport;
 
 pub use acks::{Ack, AckWindow};
 pub use asking::{Answering, AskingChannel, Replies, Reply};
-pub use connection::{Connector, PublishingPool};
+pub use connection::Connector;
 pub use declare::{check, declare, declare_own_queue};
 pub use depth::{Depth, depths};
 pub use error::BrokerError;
 pub use greeting::Greeting;
+pub use pool::PublishingPool;
 pub use publisher::{Message, Publisher, Verdict};
 pub use subscription::{Deliveries, Settle};
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
 use super::list::list_or_commas;
+use super::{ConfigError, secret, tls};
+use crate::tls::ServerTls;
 
 /// The coordinator's HTTP API. `TIDEGATE_API__…`
 #[derive(Debug, Clone, Deserialize)]
@@ -15,10 +16,17 @@ use super::list::list_or_commas;
 pub struct ApiConfig {
     /// Where to listen. Default `127.0.0.1:8420`. An address that others can reach needs a token.
     pub listen: SocketAddr,
+    /// PEM file with the certificate, and intermediate ones after it, to speak HTTPS with, and nothing else. Default:
+    /// none, and plain HTTP, for loopback or behind a proxy that ends TLS. Looked at with each connection: what is put
+    /// in its place holds from then on.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its key, not encrypted.
+    pub key_file: Option<PathBuf>,
     /// A token of the role `operate`; callers send it as `Authorization: Bearer …`. Default: none, which
     /// only loopback allows: whoever reaches it may do everything.
     pub token: Option<SecretString>,
-    /// The same from a file, such as a mounted secret. Not together with `token`.
+    /// The same from a file, such as a mounted secret. Not together with `token`. Files with tokens are looked at with
+    /// each request: what is put in their place holds from then on.
     pub token_file: Option<PathBuf>,
     /// More tokens, each with its role: `[[api.tokens]]`, `role = "submit"`, `token = …` or `file = …`.
     /// Several of a role may be valid at a time, so that one can be replaced while clients still use it.
@@ -86,6 +94,8 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
+            cert_file: None,
+            key_file: None,
             token: None,
             token_file: None,
             tokens: Vec::new(),
@@ -103,7 +113,7 @@ impl ApiConfig {
     pub fn all_tokens(&self) -> Result<Vec<ApiToken>, ConfigError> {
         let mut tokens = Vec::new();
         if self.token.is_some() || self.token_file.is_some() {
-            let secret = secret(
+            let secret = one_of(
                 "api.token",
                 "api.token_file",
                 self.token.as_ref(),
@@ -115,7 +125,7 @@ impl ApiConfig {
             });
         }
         for (index, token) in self.tokens.iter().enumerate() {
-            let secret = secret(
+            let secret = one_of(
                 &format!("api.tokens.{index}.token"),
                 &format!("api.tokens.{index}.file"),
                 token.token.as_ref(),
@@ -142,7 +152,33 @@ impl ApiConfig {
         Ok(tokens)
     }
 
+    /// The files that [`Self::all_tokens`] reads.
+    #[must_use]
+    pub fn token_files(&self) -> Vec<PathBuf> {
+        let files = self.tokens.iter().map(|token| &token.file);
+        let files = files.chain([&self.token_file]);
+        files.flatten().cloned().collect()
+    }
+
+    /// What to speak TLS with; `None`: plain HTTP.
+    pub fn tls(&self) -> Result<Option<ServerTls>, ConfigError> {
+        tls::server("api", self.cert_file.as_ref(), self.key_file.as_ref())
+    }
+
+    /// Who can read along.
+    pub(super) fn plain(&self) -> Option<String> {
+        let is_plain = self.cert_file.is_none() && !self.listen.ip().is_loopback();
+        let problem = || {
+            format!(
+                "{} takes tokens unencrypted: set api.cert_file and api.key_file, or listen on loopback behind a proxy",
+                self.listen
+            )
+        };
+        is_plain.then(problem)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.tls()?;
         let tokens = self.all_tokens()?;
         if tokens.is_empty() && !self.listen.ip().is_loopback() {
             let problem = format!(
@@ -174,36 +210,24 @@ impl ApiConfig {
 }
 
 /// The one secret that a key and its file variant hold.
-fn secret(
+fn one_of(
     key: &str,
     file_key: &str,
     text: Option<&SecretString>,
     file: Option<&Path>,
 ) -> Result<SecretString, ConfigError> {
-    let (key, text) = match (text, file) {
+    match (text, file) {
         (Some(_), Some(_)) => {
             let problem = format!("is set together with {file_key}: leave one of them out");
-            return Err(ConfigError::wrong(key, problem));
+            Err(ConfigError::wrong(key, problem))
         }
         (None, None) => {
             let problem = format!("is missing: set it, or {file_key}");
-            return Err(ConfigError::wrong(key, problem));
+            Err(ConfigError::wrong(key, problem))
         }
-        (Some(text), None) => (key, text.clone()),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                ConfigError::wrong(file_key, format!("cannot read {}: {error}", path.display()))
-            })?;
-            (file_key, SecretString::from(text))
-        }
-    };
-    let text = text.expose_secret().trim();
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        // The text is a secret, so it is not repeated.
-        let problem = "holds no token: one word of visible ASCII characters is expected";
-        return Err(ConfigError::wrong(key, problem));
+        (Some(text), None) => secret::one_word(key, text),
+        (None, Some(path)) => secret::from_file(file_key, path),
     }
-    Ok(SecretString::from(text))
 }
 
 #[cfg(test)]
@@ -249,8 +273,8 @@ mod tests {
     #[test]
     fn tokens_that_cannot_work_are_refused_without_repeating_them() {
         let cases = [
-            ("token = \"\"", "api.token: holds no token"),
-            ("token = \"se cret\"", "api.token: holds no token"),
+            ("token = \"\"", "api.token: holds nothing usable"),
+            ("token = \"se cret\"", "api.token: holds nothing usable"),
             (
                 "token = \"secret\"\ntoken_file = \"/x\"",
                 "together with api.token_file",

@@ -1,10 +1,16 @@
 //! `[broker]`: how to reach RabbitMQ.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use super::{ConfigError, Span};
+use super::tls::{self, is_this_machine};
+use super::{ConfigError, Span, secret};
+use crate::tls::ClientFiles;
 
 /// How to reach RabbitMQ. `TIDEGATE_BROKER__…`
 #[derive(Debug, Clone, Deserialize)]
@@ -14,6 +20,18 @@ pub struct BrokerConfig {
     /// Default `amqp://guest:guest@127.0.0.1:5672/%2f`. `?frame_max=` says how many bytes go in one AMQP frame
     /// (default 16384); a connection's buffers are 64 of them.
     pub url: SecretString,
+    /// A file with the password, such as a mounted secret, read for each connection. Not together with a password in
+    /// `url`, which names the user alone: `amqps://tidegate-worker@host/vhost`.
+    pub password_file: Option<PathBuf>,
+    /// `amqps`: PEM file with the certificates of the CAs that are trusted, and no others. Default: those of the
+    /// machine. The broker's certificate has to be valid for the host in `url`; it cannot be told to do without. Read
+    /// for each connection, as are the next two: what is put in their place holds from then on.
+    pub ca_file: Option<PathBuf>,
+    /// `amqps`: PEM file with our certificate, and intermediate ones after it, for a broker that asks for one. With
+    /// `?auth_mechanism=external` in `url` it takes the password's place, where the broker maps it to a user.
+    pub cert_file: Option<PathBuf>,
+    /// `amqps`: PEM file with the key of `cert_file`, not encrypted.
+    pub key_file: Option<PathBuf>,
     /// Who declares exchanges and queues: the coordinator, or somebody else before it starts.
     pub topology: TopologyMode,
     /// How long a starting process waits for a broker that does not answer. Default 60 s, then it exits
@@ -46,6 +64,10 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672/%2f"),
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             topology: TopologyMode::Declare,
             start_timeout: Span::seconds(60),
             answer_timeout: Span::seconds(30),
@@ -62,14 +84,19 @@ impl BrokerConfig {
     /// 128 KiB are 8 MiB. What is larger goes in several frames.
     const FRAME_MAX: u32 = 16 * 1024;
 
-    /// The URL for the AMQP client: with our heartbeat, and with our frame size unless it names one.
+    /// The URL for the AMQP client: with the password of `password_file`, if there is one, with our heartbeat, and with
+    /// our frame size unless it names one.
     ///
     /// # Panics
     /// Never: the URL was parsed when the config was loaded.
-    #[must_use]
-    pub fn client_url(&self) -> SecretString {
+    pub fn client_url(&self) -> Result<SecretString, ConfigError> {
         let mut url =
             Url::parse(self.url.expose_secret()).expect("checked when the config was loaded");
+        if let Some(path) = &self.password_file {
+            let password = secret::from_file("broker.password_file", path)?;
+            url.set_password(Some(password.expose_secret()))
+                .expect("a URL with a host takes a password");
+        }
         let kept: Vec<(String, String)> = url
             .query_pairs()
             .filter(|(key, _)| key != "heartbeat")
@@ -85,7 +112,35 @@ impl BrokerConfig {
             query.append_pair("frame_max", &Self::FRAME_MAX.to_string());
         }
         drop(query);
-        SecretString::from(String::from(url))
+        Ok(SecretString::from(String::from(url)))
+    }
+
+    /// How to speak TLS to it, from the files as they are now; `None` for `amqp://`, which does not.
+    pub fn client_tls(&self) -> Result<Option<Arc<ClientConfig>>, ConfigError> {
+        if !self.is_tls() {
+            return Ok(None);
+        }
+        let read = self.tls_files()?.read();
+        read.map(Some)
+            .map_err(|problem| ConfigError::wrong("broker", problem.to_string()))
+    }
+
+    fn is_tls(&self) -> bool {
+        self.url.expose_secret().starts_with("amqps:")
+    }
+
+    fn tls_files(&self) -> Result<ClientFiles, ConfigError> {
+        Ok(ClientFiles {
+            ca: self.ca_file.clone(),
+            identity: tls::identity("broker", self.cert_file.as_ref(), self.key_file.as_ref())?,
+        })
+    }
+
+    /// Who can read along.
+    pub(super) fn plain(&self) -> Option<String> {
+        let url = Url::parse(self.url.expose_secret()).ok()?;
+        let is_plain = !self.is_tls() && !is_this_machine(url.host_str()?);
+        is_plain.then(|| format!("{} is not encrypted: use amqps://", self.address()))
     }
 
     /// Host, port and vhost without user and password, for logs and errors.
@@ -135,6 +190,17 @@ impl BrokerConfig {
                 format!("names no host: {hint}"),
             ));
         }
+        if self.password_file.is_some() && url.password().is_some() {
+            let problem =
+                "is set together with a password in broker.url: leave one of them out".to_owned();
+            return Err(ConfigError::wrong("broker.password_file", problem));
+        }
+        if !self.is_tls() && self.tls_files()? != ClientFiles::default() {
+            let problem = "is amqp://, and certificates belong to amqps://";
+            return Err(ConfigError::wrong("broker.url", problem));
+        }
+        self.client_url()?;
+        self.client_tls()?;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 mod api;
 mod broker;
 mod columns;
+mod database;
 mod error;
 mod exec;
 mod http;
@@ -17,10 +18,12 @@ mod pipeline;
 mod reconcile;
 mod schedules;
 mod search_console;
+mod secret;
 mod sections;
 mod sinks;
 mod size;
 mod span;
+mod tls;
 mod webhooks;
 mod weight;
 
@@ -46,6 +49,7 @@ pub use sections::{DatabaseUrl, LedgerConfig, WorkerConfig};
 pub use sinks::{SinkChoice, SinkConfig, SinkKind, SinkPlace, Table};
 pub use size::Size;
 pub use span::Span;
+pub use tls::Unprotected;
 pub use webhooks::{HostPattern, WebhookSecret, WebhooksConfig};
 pub use weight::{Weight, WeightError};
 
@@ -66,6 +70,10 @@ pub struct Config {
     /// Shards of the keys, each a queue a pipeline (1–64). Default 2: two queues use both halves of a
     /// two-core broker. Every coordinator and worker of one broker must say the same. `TIDEGATE_LANES`
     pub lanes: u16,
+    /// Whether to refuse a configuration that leaves a connection to another machine unprotected: to a broker other
+    /// than `amqps://`, to a database without `sslmode=verify-full`, to the API without `api.cert_file`. Default false:
+    /// the log warns of each. `TIDEGATE_REQUIRE_TLS`
+    pub require_tls: bool,
     /// RabbitMQ.
     pub broker: BrokerConfig,
     /// The coordinator's record.
@@ -99,6 +107,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from(".tidegate"),
             lanes: 2,
+            require_tls: false,
             broker: BrokerConfig::default(),
             ledger: LedgerConfig::default(),
             sink: SinkConfig::default(),
@@ -130,7 +139,7 @@ impl Config {
         }
         // The CLI's own variables share the prefix and are not the services' business.
         let environment = Env::prefixed("TIDEGATE_")
-            .ignore(&["URL", "TOKEN", "LOG"])
+            .ignore(&["URL", "TOKEN", "CA_FILE", "LOG"])
             .split("__");
         Self::from_figment(&figment.merge(environment))
     }
@@ -180,6 +189,7 @@ impl Config {
             ));
         }
         self.broker.check()?;
+        self.check_tls()?;
         self.api.check()?;
         self.reconcile.check(self.broker.heartbeat)?;
         self.levels.check()?;
@@ -260,6 +270,7 @@ impl Config {
         let sections = changed!(
             data_dir,
             lanes,
+            require_tls,
             broker,
             sink,
             worker,

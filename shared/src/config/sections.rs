@@ -2,21 +2,24 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 
 use super::list::list_or_commas;
-use super::{ConfigError, Span};
+use super::{ConfigError, Span, tls};
 use crate::name::PipelineName;
+use crate::tls::ServerTls;
 
 /// A database that this build can talk to.
 #[derive(Debug, Clone)]
 pub enum DatabaseUrl {
     /// `sqlite://path`
-    Sqlite(std::path::PathBuf),
-    /// `postgres://user:password@host/database`
+    Sqlite(PathBuf),
+    /// `postgres://user:password@host/database`. `?sslmode=verify-full` encrypts and verifies, by the certificates of
+    /// `sslrootcert=FILE` and the public CAs; `sslcert=FILE&sslkey=FILE` is our own certificate. The files are read for
+    /// each connection. Another `sslmode`, or none, believes whoever answers, and to another machine is warned of.
     Postgres(SecretString),
 }
 
@@ -94,6 +97,11 @@ pub struct WorkerConfig {
     /// which the log names. Kubernetes needs `0.0.0.0` and a fixed port, `worker health` a fixed port. Asks for no token, and tells no more
     /// than figures.
     pub listen: SocketAddr,
+    /// PEM file with the certificate, and intermediate ones after it, to answer them over HTTPS, and not otherwise.
+    /// Default: none, and plain HTTP. Looked at with each connection.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its key, not encrypted.
+    pub key_file: Option<PathBuf>,
     /// Threads that Rust handlers run on (1–512), apart from those that talk to RabbitMQ. Default: the number of
     /// cores. Handlers that compute or block without `spawn_blocking` keep a thread each, and the others wait.
     pub threads: Option<u32>,
@@ -112,6 +120,8 @@ impl Default for WorkerConfig {
             pipelines: None,
             drain_timeout: Span::seconds(25),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            cert_file: None,
+            key_file: None,
             threads: None,
             max_abandoned: 4,
         }
@@ -137,7 +147,13 @@ impl WorkerConfig {
             .map_or_else(cores, |threads| usize::try_from(threads).unwrap_or(1))
     }
 
+    /// What to speak TLS with on `listen`; `None`: plain HTTP.
+    pub fn tls(&self) -> Result<Option<ServerTls>, ConfigError> {
+        tls::server("worker", self.cert_file.as_ref(), self.key_file.as_ref())
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.tls()?;
         if self.slots == 0 || self.slots > Self::MAX_SLOTS {
             return Err(ConfigError::wrong(
                 "worker.slots",

@@ -197,7 +197,7 @@ fn the_heartbeat_is_ours_and_the_frame_size_unless_one_is_named() {
         ),
     ] {
         let config = read(&format!("[broker]\nurl = \"amqp://u:p@h:1/v?{query}\"")).unwrap();
-        let url = config.broker.client_url();
+        let url = config.broker.client_url().unwrap();
         assert_eq!(url.expose_secret(), format!("amqp://u:p@h:1/v?{expected}"));
     }
 }

@@ -1,5 +1,6 @@
 //! Presence messages, one a line, as a coordinator hears them.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use coordinator::fleet::Fleet;
@@ -46,6 +47,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         pipelines: vec![PipelineName::new("gsc.slice").expect("a name")],
         slots: 16,
         holding: vec![BatchId::generate()],
+        progress: HashMap::new(),
         draining: leaving,
         leaving,
         returned: vec![BatchId::generate()],

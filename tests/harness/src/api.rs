@@ -5,14 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use coordinator::fleet::Worker;
 use coordinator::levels::LevelsView;
-use coordinator::run::{DeadBatch, Run};
+use coordinator::run::{BatchDetail, DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Response, StatusCode};
+use reqwest::{Certificate, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::id::RunId;
+use shared::id::{BatchId, RunId};
 
+use crate::certificates::Authority;
 use crate::wait;
 
 /// Longest wait for any answer: a coordinator under test may be busy with a large submission.
@@ -28,20 +29,30 @@ pub struct Api {
 impl Api {
     /// For the coordinator at `http://…`.
     pub fn new(base: &str) -> Result<Self> {
-        Self::with_headers(base, HeaderMap::new())
+        Self::with(base, [], HeaderMap::new())
     }
 
     /// The same, for one that wants a token.
     pub fn with_token(base: &str, token: &str) -> Result<Self> {
         let bearer = HeaderValue::from_str(&format!("Bearer {token}"))?;
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
-        Self::with_headers(base, headers)
+        Self::with(base, [], headers)
     }
 
-    fn with_headers(base: &str, headers: HeaderMap) -> Result<Self> {
+    /// For one at `https://…`, whose certificate a CA has signed.
+    pub fn over_tls(base: &str, ca: &Authority) -> Result<Self> {
+        let ca = Certificate::from_pem(ca.pem().as_bytes())?;
+        Self::with(base, [ca], HeaderMap::new())
+    }
+
+    fn with(
+        base: &str,
+        trusted: impl IntoIterator<Item = Certificate>,
+        headers: HeaderMap,
+    ) -> Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .tls_certs_only([])
+            .tls_certs_only(trusted)
             .timeout(ANSWER_LIMIT)
             .default_headers(headers)
             .build()?;
@@ -171,6 +182,11 @@ impl Api {
             .get::<Dead>(&format!("api/v1/dead?run={run}"))
             .await?
             .dead)
+    }
+
+    /// One batch.
+    pub async fn batch(&self, id: BatchId) -> Result<BatchDetail> {
+        self.get(&format!("api/v1/batches/{id}")).await
     }
 
     /// The live workers.

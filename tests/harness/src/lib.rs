@@ -11,6 +11,7 @@
 #![allow(clippy::print_stderr)]
 
 pub mod api;
+pub mod certificates;
 pub mod emulator;
 pub mod limit_use;
 pub mod lossy;

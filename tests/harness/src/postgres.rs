@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
 
+use crate::certificates::Files;
 use crate::port;
 use crate::scratch::{Process, Scratch};
 use crate::wait;
@@ -124,6 +125,50 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.psql("postgres", &format!("create database {name}"))?;
         Ok(self.url(&name))
+    }
+
+    /// From now on it speaks TLS, too, as these files say, and knows a user `secured`, whom it lets in over TLS alone
+    /// and with a certificate that the CA of `trusted` has signed. Again, with other files: new connections use them.
+    pub fn use_certificates(&self, files: &Files, trusted: &Path) -> Result<()> {
+        let copies = [
+            ("ssl_cert_file", &*files.certificate),
+            ("ssl_key_file", &*files.key),
+            ("ssl_ca_file", trusted),
+        ];
+        let mut settings = vec![("ssl", "on".to_owned())];
+        for (setting, file) in copies {
+            let copy = self.scratch.path().join(setting);
+            fs::copy(file, &copy)?;
+            if let Some(user) = unprivileged_user()? {
+                chown(&copy, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            }
+            settings.push((setting, copy.display().to_string()));
+        }
+        let rules = self.data().join("pg_hba.conf");
+        let before = fs::read_to_string(&rules)?;
+        if !before.contains("secured") {
+            let own =
+                "hostssl all secured all trust clientcert=verify-ca\nhost all secured all reject\n";
+            fs::write(&rules, format!("{own}{before}"))?;
+            self.psql("postgres", "create role secured login superuser")?;
+        }
+        for (setting, value) in settings {
+            self.psql(
+                "postgres",
+                &format!("alter system set {setting} = '{value}'"),
+            )?;
+        }
+        let reloads = "select pg_conf_load_time()";
+        let last = self.psql("postgres", reloads)?;
+        self.psql("postgres", "select pg_reload_conf()")?;
+        wait::until_blocking("PostgreSQL to reload", START_LIMIT, || {
+            Ok((self.psql("postgres", reloads)? != last).then_some(()))
+        })
+    }
+
+    /// The URL of a new, empty database for the user `secured`, without what it has to say about TLS.
+    pub fn new_secured_database(&self) -> Result<String> {
+        Ok(self.new_database()?.replace("//postgres@", "//secured@"))
     }
 
     /// The URL of a database.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
+use crate::certificates::Files;
 use crate::port;
 use crate::scratch::{Process, Scratch};
 use crate::wait;
@@ -27,6 +28,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Two programs that start at once may choose the same port; another choice helps.
 const START_TRIES: usize = 3;
 
+/// Names a folder with the scripts of another RabbitMQ than the installed one.
+const SCRIPTS: &str = "TIDEGATE_TEST_RABBITMQ";
 /// Where the release's own scripts are. Debian's `/usr/sbin/rabbitmq-server` would change to the user
 /// `rabbitmq` and read `/etc/rabbitmq`.
 const SCRIPT_FOLDERS: [&str; 4] = [
@@ -45,11 +48,32 @@ pub struct RabbitMq {
     scripts: PathBuf,
     name: String,
     port: u16,
-    management_port: Option<u16>,
+    tls_port: u16,
+    options: Options,
     distribution_port: u16,
     port_mapper_port: u16,
     vhosts: AtomicU32,
     scratch: Scratch,
+}
+
+/// What a node has besides its plain AMQP port.
+#[derive(Debug, Clone, Default)]
+struct Options {
+    /// The management plugin's.
+    management_port: Option<u16>,
+    tls: Option<Tls>,
+}
+
+/// A listener that speaks TLS, on a port of its own. It reads the files when somebody connects, and remembers them
+/// until [`RabbitMq::forget_certificates`].
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Whom it trusts.
+    pub ca: PathBuf,
+    /// As whom it answers.
+    pub files: Files,
+    /// Whether clients need a certificate, too.
+    pub demands_certificate: bool,
 }
 
 /// The node that all tests of this program share.
@@ -64,18 +88,29 @@ pub fn shared() -> &'static RabbitMq {
 impl RabbitMq {
     /// Starts a node.
     pub fn start() -> Result<Self> {
-        Self::start_with(None)
+        Self::start_with(&Options::default())
     }
 
     /// Starts a node with the management plugin, on the given port.
     pub fn start_with_management(port: u16) -> Result<Self> {
-        Self::start_with(Some(port))
+        Self::start_with(&Options {
+            management_port: Some(port),
+            ..Options::default()
+        })
     }
 
-    fn start_with(management_port: Option<u16>) -> Result<Self> {
+    /// Starts a node that speaks TLS, too.
+    pub fn start_with_tls(tls: Tls) -> Result<Self> {
+        Self::start_with(&Options {
+            tls: Some(tls),
+            ..Options::default()
+        })
+    }
+
+    fn start_with(options: &Options) -> Result<Self> {
         let mut problem = None;
         for _ in 0..START_TRIES {
-            let broker = Self::prepare(management_port)?;
+            let broker = Self::prepare(options.clone())?;
             match broker.start_again() {
                 Ok(()) => return Ok(broker),
                 Err(error) => problem = Some(error),
@@ -85,7 +120,7 @@ impl RabbitMq {
     }
 
     /// Everything but the node itself.
-    fn prepare(management_port: Option<u16>) -> Result<Self> {
+    fn prepare(options: Options) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let scratch = Scratch::new("rabbitmq")?;
         let port_mapper_port = port::free();
@@ -96,7 +131,8 @@ impl RabbitMq {
             scripts: find_scripts()?,
             name: format!("tidegate-test-{}-{number}@localhost", std::process::id()),
             port: port::free(),
-            management_port,
+            tls_port: port::free(),
+            options,
             distribution_port: port::free(),
             port_mapper_port,
             vhosts: AtomicU32::new(0),
@@ -114,13 +150,15 @@ impl RabbitMq {
         fs::write(&cookie, format!("{:032X}", rand::random::<u128>()))?;
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
 
-        let (management, plugins) = match self.management_port {
+        let (management, plugins) = match self.options.management_port {
             Some(port) => (
                 format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"),
                 "[rabbitmq_management].",
             ),
             None => (String::new(), "[]."),
         };
+        let tls = self.options.tls.as_ref();
+        let tls = tls.map_or_else(String::new, |tls| tls.config(self.tls_port));
         let config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\n\
              log.console = false\n\
@@ -128,7 +166,7 @@ impl RabbitMq {
              vm_memory_high_watermark.absolute = 2GiB\n\
              disk_free_limit.absolute = 50MB\n\
              consumer_timeout = 1800000\n\
-             {management}",
+             {management}{tls}",
             self.port
         );
         fs::write(folder.join("rabbitmq.conf"), config)?;
@@ -146,6 +184,25 @@ impl RabbitMq {
     #[must_use]
     pub fn url_for(&self, user: &str, password: &str, vhost: &str) -> String {
         format!("amqp://{user}:{password}@127.0.0.1:{}/{vhost}", self.port)
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub fn tls_url_for(&self, user: &str, password: &str, vhost: &str) -> String {
+        let port = self.tls_port;
+        format!("amqps://{user}:{password}@127.0.0.1:{port}/{vhost}")
+    }
+
+    /// Makes it read its certificates again when the next client comes.
+    pub fn forget_certificates(&self) -> Result<()> {
+        self.rabbitmqctl(["eval", "ok = ssl:clear_pem_cache()."])
+            .map(drop)
+    }
+
+    /// Closes all connections, as an administrator would.
+    pub fn close_connections(&self) -> Result<()> {
+        self.rabbitmqctl(["close_all_connections", "closed by a test"])
+            .map(drop)
     }
 
     /// Its AMQP port.
@@ -298,6 +355,23 @@ impl RabbitMq {
     }
 }
 
+impl Tls {
+    fn config(&self, port: u16) -> String {
+        format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\n\
+             ssl_options.cacertfile = {}\n\
+             ssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_peer\n\
+             ssl_options.fail_if_no_peer_cert = {}\n",
+            self.ca.display(),
+            self.files.certificate.display(),
+            self.files.key.display(),
+            self.demands_certificate
+        )
+    }
+}
+
 /// A virtual host of one test. Dropping it deletes it.
 #[derive(Debug)]
 pub struct Vhost<'a> {
@@ -424,6 +498,9 @@ fn start_port_mapper(scratch: &Scratch, port: u16) -> Result<Process> {
 }
 
 fn find_scripts() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(SCRIPTS) {
+        return Ok(folder.into());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let known = SCRIPT_FOLDERS.iter().map(PathBuf::from);
     known

@@ -18,4 +18,5 @@ pub use installation::{Ended, Installation};
 pub use permits::{Leave, ScriptedPermits};
 pub use shared::ask::{Said, Want};
 pub use shared::outcome::{Completed, FollowUp, Outcome};
+pub use shared::presence::Progress;
 pub use trial::{Trial, Tried};

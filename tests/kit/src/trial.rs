@@ -1,6 +1,6 @@
 //! A handler alone: batches in, what a worker would make of them out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,16 +10,19 @@ use shared::batch::Batch;
 use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Key, PipelineName};
 use shared::outcome::Outcome;
+use shared::presence::Progress;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use worker::Handler;
 use worker::commit;
-use worker::cursor::Cursor;
+use worker::cursor::{Cursor, Cursors};
 use worker::handler::Rows;
+use worker::holding::Holding;
 use worker::permits::{Permits, Unlimited};
 use worker::process::{Processed, process};
 use worker::registry::Served;
+use worker::sink::SinkError;
 use worker::threads::HandlerThreads;
+use worker::{Handler, async_trait};
 
 /// A handler that is tried out. What its batches have besides a payload can be changed between two of them.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ pub struct Trial {
     attempt: u32,
     permits: Arc<dyn Permits>,
     cancel_after: Option<Duration>,
+    found: Option<Box<RawValue>>,
 }
 
 /// What came of one batch.
@@ -39,6 +43,10 @@ pub struct Tried {
     pub rows: Vec<Box<RawValue>>,
     /// What would be reported.
     pub outcome: Outcome,
+    /// How far it said that it had come, last.
+    pub progress: Option<Progress>,
+    /// The cursor that it saved last.
+    pub cursor: Option<Box<RawValue>>,
     /// How long it took, by tokio's clock.
     pub took: Duration,
 }
@@ -52,6 +60,7 @@ impl Trial {
             attempt: 1,
             permits: Unlimited::shared(),
             cancel_after: None,
+            found: None,
         }
     }
 
@@ -67,6 +76,15 @@ impl Trial {
     /// Which attempt it is.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
+        self
+    }
+
+    /// The cursor of an earlier attempt.
+    ///
+    /// # Panics
+    /// When it cannot be written as JSON.
+    pub fn cursor(mut self, cursor: &impl Serialize) -> Self {
+        self.found = Some(to_raw_value(cursor).expect("a cursor that is JSON"));
         self
     }
 
@@ -101,6 +119,8 @@ impl Trial {
             attempt: Attempt::new(self.attempt),
             payload: to_raw_value(payload).expect("a payload that is JSON"),
         };
+        let (id, holding, kept) = (batch.id, Holding::default(), Arc::new(Kept::default()));
+        let _held = holding.hold(id);
         let stop = CancellationToken::new();
         let started = Instant::now();
         // In the test's runtime, so that its clock is the handler's.
@@ -109,7 +129,8 @@ impl Trial {
             &threads,
             &self.served,
             batch,
-            Cursor::default(),
+            Cursor::kept_in(kept.clone(), self.found.clone()),
+            holding.reporter(id),
             self.permits.clone(),
             &stop,
         );
@@ -125,7 +146,42 @@ impl Trial {
             processed = processing => processed,
             () = cancelling => unreachable!("it only cancels"),
         };
-        tried(processed, started.elapsed())
+        Tried {
+            progress: holding.progress().remove(&id),
+            cursor: kept.lock().clone(),
+            ..tried(processed, started.elapsed())
+        }
+    }
+}
+
+/// The one cursor that a batch has.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Option<Box<RawValue>>>);
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<RawValue>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Cursors for Kept {
+    async fn cursor(&self, _: BatchId) -> Result<Option<Box<RawValue>>, SinkError> {
+        Ok(self.lock().clone())
+    }
+
+    async fn save_cursor(
+        &self,
+        _: BatchId,
+        _: Attempt,
+        cursor: Box<RawValue>,
+    ) -> Result<(), SinkError> {
+        *self.lock() = Some(cursor);
+        Ok(())
+    }
+
+    async fn forget_old_cursors(&self) -> Result<(), SinkError> {
+        Ok(())
     }
 }
 
@@ -137,6 +193,8 @@ fn tried(processed: Processed, took: Duration) -> Tried {
             return Tried {
                 rows: Vec::new(),
                 outcome: Outcome::Released { reason },
+                progress: None,
+                cursor: None,
                 took,
             };
         }
@@ -151,6 +209,8 @@ fn tried(processed: Processed, took: Duration) -> Tried {
     Tried {
         rows,
         outcome: commit::unstored(ended),
+        progress: None,
+        cursor: None,
         took,
     }
 }
@@ -177,7 +237,7 @@ impl Tried {
 
 #[cfg(test)]
 mod tests {
-    use worker::{BatchContext, HandlerError, LimitName, Output, async_trait};
+    use worker::{BatchContext, HandlerError, LimitName, Output};
 
     use super::*;
     use crate::{Leave, ScriptedPermits};
@@ -193,6 +253,13 @@ mod tests {
                 "rows" => Output::rows([(ctx.batch.key.as_str(), ctx.batch.attempt.number())]),
                 "again" => Output::default().follow_up("next", &ctx.batch.key, &1),
                 "nul" => Output::rows(["\0"]),
+                "steps" => {
+                    for step in ctx.cursor()?.unwrap_or(0_u64)..4 {
+                        ctx.save_cursor(&(step + 1)).await?;
+                        ctx.progress(step + 1, Some(4));
+                    }
+                    Err(HandlerError::retry("the last step is missing"))
+                }
                 "hang" => std::future::pending().await,
                 "heed" => {
                     ctx.cancelled.cancelled().await;
@@ -223,6 +290,18 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn how_far_it_came_is_known() {
+        for trial in [Trial::of(Obedient), Trial::of(Obedient).cursor(&3)] {
+            let tried = trial.run(&"steps").await;
+            assert_eq!(tried.cursor.unwrap().get(), "4");
+            let progress = tried.progress.unwrap();
+            assert_eq!((progress.done, progress.total), (4, Some(4)));
+        }
+        let tried = Trial::of(Obedient).cursor(&4).run(&"steps").await;
+        assert!(tried.cursor.is_none() && tried.progress.is_none());
     }
 
     #[tokio::test]

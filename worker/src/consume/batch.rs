@@ -246,6 +246,7 @@ impl ConsumeStage {
                 served,
                 work.batch.clone(),
                 self.cursor(&work).await,
+                self.holding.reporter(work.batch.id),
                 self.permits.clone(),
                 &stop
             ));

@@ -73,6 +73,7 @@ mod tests {
 
     use super::*;
     use crate::cursor::Cursor;
+    use crate::holding::Reporter;
     use crate::permits::{NoPermit, Permits, Unlimited};
 
     /// Notes what is asked and told.
@@ -118,6 +119,7 @@ mod tests {
             cancelled: CancellationToken::new(),
             permits: notes.clone(),
             saved: Cursor::default(),
+            reporter: Reporter::default(),
         };
         let limits: Vec<LimitName> = limits
             .iter()

@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use shared::id::BatchId;
 use shared::name::{Attempt, Instance, Key};
 use shared::outcome::Completed;
+use shared::tls::Untrusted;
 
 pub use self::waiting::Grouping;
 use crate::handler::Rows;
@@ -107,6 +108,9 @@ pub enum SinkError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Somebody answers, and it cannot be known that it is the database, or it does not know us.
+    #[error("not trusted: {0}")]
+    Untrusted(Untrusted),
     /// The database's tables are not this program's, or not those of the config.
     #[error("the sink's tables cannot be set up: {0}")]
     Schema(String),

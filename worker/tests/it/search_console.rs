@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use worker::cursor::Cursor;
 use worker::handler::{BatchContext, Handler, HandlerError, Output};
+use worker::holding::Reporter;
 use worker::jobs::search_console::Job;
 use worker::permits::{NoPermit, Permit, Permits, Unlimited};
 use worker::sink::Marker;
@@ -219,6 +220,7 @@ fn context_with(payload: &impl serde::Serialize, permits: Arc<dyn Permits>) -> B
         cancelled: CancellationToken::new(),
         permits,
         saved: Cursor::default(),
+        reporter: Reporter::default(),
     }
 }
 

@@ -100,3 +100,26 @@ async fn the_description_has_these_routes_and_roles_and_no_others() {
     expected.sort();
     assert_eq!(described, expected);
 }
+
+#[tokio::test]
+async fn a_token_file_that_is_replaced_holds_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    let config = ApiConfig {
+        token_file: Some(file.clone()),
+        ..ApiConfig::default()
+    };
+    let api = Fixture::with(|api| api.tokens = Tokens::new(&config).unwrap()).await;
+    let status = async |token: &str| {
+        let with = |request: reqwest::RequestBuilder| request.bearer_auth(token);
+        api.send(Method::GET, "/api/v1/runs", with).await.status
+    };
+    assert_eq!((status("first").await, status("second").await), (200, 401));
+    std::fs::write(&file, "second").unwrap();
+    assert_eq!((status("first").await, status("second").await), (401, 200));
+    // Nobody is let in without a token because the file is empty for a moment, and nobody is shut out.
+    std::fs::write(&file, "").unwrap();
+    assert_eq!((status("first").await, status("second").await), (401, 200));
+    assert_eq!(api.get("/api/v1/runs").await.status, 401);
+}

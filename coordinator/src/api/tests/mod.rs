@@ -6,6 +6,7 @@ mod document;
 mod refusals;
 mod runs;
 mod slow;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,9 +17,10 @@ use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::Value;
 use shared::broker::Connector;
-use shared::config::{ApiConfig, ApiToken, BrokerConfig, Config, PipelineConfig};
+use shared::config::{ApiConfig, BrokerConfig, Config, PipelineConfig, TokenConfig};
 use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Instance, PipelineName};
+use shared::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -78,17 +80,23 @@ impl Fixture {
     }
 
     async fn with_tokens(tokens: &[(Role, &str)]) -> Self {
-        let tokens: Vec<ApiToken> = tokens
-            .iter()
-            .map(|(role, secret)| ApiToken {
-                role: *role,
-                secret: SecretString::from(*secret),
-            })
-            .collect();
-        Self::with(|api| api.tokens = Tokens::new(&tokens)).await
+        let token = |(role, token): &(Role, &str)| TokenConfig {
+            role: *role,
+            token: Some(SecretString::from(*token)),
+            file: None,
+        };
+        let config = ApiConfig {
+            tokens: tokens.iter().map(token).collect(),
+            ..ApiConfig::default()
+        };
+        Self::with(|api| api.tokens = Tokens::new(&config).unwrap()).await
     }
 
     async fn with(change: impl FnOnce(&mut Api)) -> Self {
+        Self::over(None, change).await
+    }
+
+    async fn over(tls: Option<ServerTls>, change: impl FnOnce(&mut Api)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.db");
         let ledger = Arc::new(SqliteLedger::open(&file).await.unwrap());
@@ -98,10 +106,12 @@ impl Fixture {
         let api = Arc::new(api);
         let document = router(&api).1;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let draining = CancellationToken::new();
         let server = Server {
             listener,
+            tls,
             max_connections: 64,
             patience: PATIENCE,
             draining: draining.clone(),
@@ -296,7 +306,7 @@ fn api(ledger: &Arc<SqliteLedger>, notices: mpsc::Sender<Notice>) -> Api {
             levels: SharedLevels::default(),
         },
         metrics: PrometheusBuilder::new().build_recorder().handle(),
-        tokens: Tokens::default(),
+        tokens: Tokens::new(&ApiConfig::default()).unwrap(),
         hosts: Hosts::new(&ApiConfig::default()),
     }
 }

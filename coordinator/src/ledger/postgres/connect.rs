@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
+use shared::tls::Untrusted;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
@@ -44,8 +45,14 @@ pub(super) async fn connect(url: &SecretString, address: &str) -> Result<PgPool,
                 let _ = connection.close().await;
                 break;
             }
-            Ok(Err(error)) if !may_heal(&error) => return Err(setup(error.to_string())),
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => match untrusted(&error) {
+                Some(problem) => {
+                    let address = address.to_owned();
+                    return Err(LedgerError::Untrusted { address, problem });
+                }
+                None if !may_heal(&error) => return Err(setup(error.to_string())),
+                None => error,
+            },
             Err(_) => sqlx::Error::PoolTimedOut,
         };
         if Instant::now() >= give_up {
@@ -63,6 +70,14 @@ pub(super) async fn connect(url: &SecretString, address: &str) -> Result<PgPool,
         .connect_with(options)
         .await?;
     Ok(pool)
+}
+
+/// Whether TLS did not come about.
+fn untrusted(error: &sqlx::Error) -> Option<Untrusted> {
+    match error {
+        sqlx::Error::Tls(problem) => Some(Untrusted::Plain(problem.to_string())),
+        error => Untrusted::find_postgres(error),
+    }
 }
 
 /// Whether a later attempt may succeed: nobody answers, or the server is starting, stopping or full.

@@ -26,6 +26,7 @@ impl Handler for Resuming {
         for step in from..STEPS {
             note(step).map_err(|error| HandlerError::retry(error.to_string()))?;
             ctx.save_cursor(&(step + 1)).await?;
+            ctx.progress((step + 1).into(), Some(STEPS.into()));
             while step == STEPS / 2 && Path::new("hold").exists() {
                 if ctx.cancelled.is_cancelled() {
                     return Err(HandlerError::retry("held up until the end"));

@@ -15,13 +15,13 @@ const SOON: Duration = Duration::from_mins(1);
 const PROGRAMS: [&str; 2] = ["coordinator", "worker"];
 
 /// Starts both programs, insists on the exit code and on every one of `words` in what they say.
-fn refused(stack: &mut Stack<'_>, code: u8, words: &[&str]) {
+pub(crate) fn refused(stack: &mut Stack<'_>, code: u8, words: &[&str]) {
     for program in PROGRAMS {
         refused_by(program, stack, code, words);
     }
 }
 
-fn refused_by(program: &str, stack: &mut Stack<'_>, code: u8, words: &[&str]) {
+pub(crate) fn refused_by(program: &str, stack: &mut Stack<'_>, code: u8, words: &[&str]) {
     let service = match program {
         "coordinator" => stack.spawn_coordinator().unwrap(),
         _ => stack.spawn_worker("worker").unwrap(),

@@ -33,4 +33,5 @@ mod search_console;
 mod sinks;
 mod strangers;
 mod suspects;
+mod tls;
 mod webhooks;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::cursor::Cursor;
 use crate::handler::Rows;
+use crate::holding::Reporter;
 use crate::permits::Unlimited;
 
 /// A deadline that a passing test never reaches.
@@ -55,6 +56,7 @@ fn context(deadline: Duration) -> BatchContext {
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
         saved: Cursor::default(),
+        reporter: Reporter::default(),
     }
 }
 

@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use shared::id::BatchId;
 use shared::outcome::Completed;
+use shared::tls::Untrusted;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor, PgConnection, PgPool};
@@ -100,9 +101,19 @@ async fn connect(url: &SecretString, writers: u32) -> Result<PgPool, SinkError> 
         })
         .connect_with(options.application_name("tidegate-worker"))
         .await
-        .map_err(sink_error)?;
+        .map_err(|error| {
+            untrusted(&error).map_or_else(|| sink_error(error), SinkError::Untrusted)
+        })?;
     migrate(&pool).await?;
     Ok(pool)
+}
+
+/// Whether TLS did not come about. For the start alone: later it may be mended while batches wait.
+fn untrusted(error: &sqlx::Error) -> Option<Untrusted> {
+    match error {
+        sqlx::Error::Tls(problem) => Some(Untrusted::Plain(problem.to_string())),
+        error => Untrusted::find_postgres(error),
+    }
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), SinkError> {

@@ -8,6 +8,7 @@ use shared::id::BatchId;
 use shared::name::Key;
 use shared::outcome::{FollowUp, Statistics};
 use shared::payload::{check_json, contains_nul};
+use shared::presence::Progress;
 
 use crate::cursor::MAX_CURSOR_BYTES;
 use crate::handler::{HandlerError, Output, Rows};
@@ -22,8 +23,10 @@ pub(super) enum Word {
     Ready(u32),
     Row(Box<RawValue>),
     FollowUp(FollowUp),
-    /// How far it has come.
+    /// How far it has come, for itself.
     Cursor(Box<RawValue>),
+    /// The same, for people.
+    Progress(Progress),
     Completed {
         batch: BatchId,
         /// How many rows came before.
@@ -83,6 +86,7 @@ struct Said {
     follow_ups: Vec<FollowUp>,
     /// The last one that was not saved yet.
     cursor: Option<Box<RawValue>>,
+    progress: Option<Progress>,
     end: Option<End>,
     /// It speaks of something else: what it says next cannot be trusted either.
     astray: Option<&'static str>,
@@ -124,6 +128,11 @@ impl Answer {
         self.said.cursor.take()
     }
 
+    /// The same for progress.
+    pub(super) fn take_progress(&mut self) -> Option<Progress> {
+        self.said.progress.take()
+    }
+
     /// Whether the process can be given another batch.
     pub(super) fn is_clean(&self) -> bool {
         self.said.end.is_some() && self.said.astray.is_none()
@@ -137,6 +146,7 @@ impl Answer {
             end,
             astray,
             cursor: _,
+            progress: _,
         } = self.said;
         if let Some(astray) = astray {
             return Err(HandlerError::retry(astray));
@@ -192,6 +202,10 @@ impl Said {
             }
             Ok(Word::Cursor(cursor)) => {
                 self.cursor = Some(cursor);
+                return Ok(());
+            }
+            Ok(Word::Progress(progress)) => {
+                self.progress = Some(progress);
                 return Ok(());
             }
             Ok(Word::Ready(_)) => {

@@ -294,6 +294,9 @@ async fn hear(
 ) -> Result<(), Silence> {
     while let Ok(length @ 1..) = stdout.read(piece).await {
         let is_over = answer.push(&piece[..length])?;
+        if let Some(progress) = answer.take_progress() {
+            ctx.reporter.report(progress);
+        }
         if let Some(cursor) = answer.take_cursor()
             && let Err(error) = ctx.save_cursor(&cursor).await
         {

@@ -18,6 +18,7 @@
 //! {"row": …}
 //! {"follow_up": {"pipeline": "index", "key": "tenant", "payload": …}}
 //! {"cursor": …}
+//! {"progress": {"done": 120, "total": 500}}
 //! ```
 //!
 //! and then with one of these, which ends the batch:
@@ -31,6 +32,7 @@
 //!
 //! A cursor says how far it has come, in at most 64 KiB of JSON of its own. If this attempt cannot finish, the line
 //! that begins the next one has it as `cursor`; rows that were written before it are not kept.
+//! Progress is what the operator sees of a running batch, in units of its own; `total` may be left out.
 //!
 //! `rows`, `statistics`, `batch_key` and `after_ms` of a retry may be left out; `rows` is checked where it is given, and
 //! rows are written together with those of batches that name the same `batch_key`. The next

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::value::RawValue;
+use shared::presence::Progress;
 
 use super::*;
 use crate::cursor::Cursors;
+use crate::holding::Holding;
 use crate::sink::SinkError;
 
 /// Answers each batch as its payload, a piece of Python, says; `say` writes a line, `end` ends the batch.
@@ -166,6 +168,25 @@ async fn a_process_goes_on_where_an_earlier_attempt_stopped() {
 
     let long = run(&exec, "say(cursor='x' * 65536); end()").await;
     assert!(failed(long, "bad_output").contains("64 KiB"));
+}
+
+#[tokio::test]
+async fn progress_is_told_while_the_batch_runs() {
+    let (exec, holding) = (one_process(), Holding::default());
+    let python = "say(progress={'done': 1, 'total': 3}); say(progress={'done': 2}); end()";
+    let mut ctx = context(&payload(python), NEVER);
+    let _held = holding.hold(ctx.batch.id);
+    ctx.reporter = holding.reporter(ctx.batch.id);
+    handle(&exec, &ctx).await.unwrap();
+    let two = Progress {
+        done: 2,
+        total: None,
+    };
+    assert_eq!(holding.progress()[&ctx.batch.id], two);
+
+    let odd = run(&exec, "say(progress='half'); end()").await;
+    let said = failed(odd, "bad_output");
+    assert!(said.contains("struct Progress"), "{said}");
 }
 
 #[tokio::test]
@@ -487,13 +508,22 @@ async fn a_child_that_keeps_the_pipes_holds_nothing_up() {
     assert!(start.elapsed() < Duration::from_secs(30));
 }
 
+/// What does the same, and makes a file before.
+fn marked(python: &str) -> (tempfile::TempPath, String) {
+    let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    std::fs::remove_file(&file).unwrap();
+    let path = file.display().to_string();
+    (file, format!("open({path:?}, 'w').close(); {python}"))
+}
+
 #[tokio::test]
 async fn a_dropped_batch_takes_its_process_along() {
     let exec = Arc::new(one_process());
     let process = pid(&exec).await;
+    let (begun, python) = marked("time.sleep(60)");
     let dropped = exec.clone();
-    let attempt = tokio::spawn(async move { run(&dropped, "time.sleep(60)").await });
-    sleep(Duration::from_millis(200)).await;
+    let attempt = tokio::spawn(async move { run(&dropped, &python).await });
+    eventually("its begin", || begun.exists()).await;
     attempt.abort();
     eventually("its end", || !runs(process)).await;
     assert_ne!(pid(&exec).await, process);
@@ -530,8 +560,9 @@ async fn a_batch_that_finds_no_process_in_time_burns_no_attempt() {
     let exec = Arc::new(one_process());
     let busy = exec.clone();
     pid(&exec).await;
-    let long = tokio::spawn(async move { run(&busy, "time.sleep(3); end()").await });
-    sleep(Duration::from_millis(300)).await;
+    let (begun, python) = marked("time.sleep(3); end()");
+    let long = tokio::spawn(async move { run(&busy, &python).await });
+    eventually("its begin", || begun.exists()).await;
     let waiting = handle(
         &exec,
         &context(&payload("end()"), Duration::from_millis(500)),

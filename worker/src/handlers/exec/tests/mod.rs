@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::cursor::Cursor;
 use crate::handler::Rows;
+use crate::holding::Reporter;
 use crate::permits::Unlimited;
 
 /// A deadline that a passing test never reaches.
@@ -53,6 +54,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
         saved: Cursor::default(),
+        reporter: Reporter::default(),
     }
 }
 
