@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use containers::broker::Size;
-use containers::docker::docker;
+use containers::docker::{docker, label};
 use containers::images;
 use containers::installation::{Installation, Plan};
 use containers::sync::Sync;
@@ -12,14 +12,26 @@ const PROPERTIES: u32 = 6;
 const DAYS: u32 = 6;
 const FLEET: u32 = 3;
 
-/// The image of a program under another tag, and different enough to be another image.
-fn next(program: &str) -> String {
-    let (old, new) = (images::of(program), format!("tidegate-{program}:test-next"));
-    let container = docker(&["create", &old]).unwrap();
-    let change = "LABEL org.opencontainers.image.revision=next";
-    docker(&["commit", "--change", change, &container, &new]).unwrap();
-    docker(&["rm", &container]).unwrap();
-    new
+/// The image of a program under another tag, and different enough to be another image. Goes away with the test.
+struct Next(String);
+
+impl Next {
+    fn of(program: &str) -> Self {
+        let (old, new) = (images::of(program), format!("{}-next", images::of(program)));
+        let container = docker(&["create", "--label", &label(), &old]).unwrap();
+        let change = "LABEL org.opencontainers.image.revision=next";
+        docker(&["commit", "--change", change, &container, &new]).unwrap();
+        docker(&["rm", &container]).unwrap();
+        Self(new)
+    }
+}
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        if let Err(error) = docker(&["image", "rm", "--force", &self.0]) {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,6 +42,8 @@ async fn a_run_outlives_a_rolling_upgrade() {
         latency: Duration::from_millis(400),
         slots: 4,
     };
+    // Before the containers, so that they are gone when it goes.
+    let (coordinator, worker) = (Next::of("coordinator"), Next::of("worker"));
     let mut all = Installation::start(plan).await.unwrap();
     for number in 0..FLEET {
         all.start_worker(&format!("old-{number}")).await.unwrap();
@@ -37,12 +51,11 @@ async fn a_run_outlives_a_rolling_upgrade() {
     let sync = Sync::begin(&all, PROPERTIES, DAYS).unwrap();
     sync.progress(&all, 100).await.unwrap();
 
-    all.replace_coordinator(&next("coordinator")).await.unwrap();
-    let image = next("worker");
+    all.replace_coordinator(&coordinator.0).await.unwrap();
     for number in 0..FLEET {
         sync.progress(&all, 50).await.unwrap();
         let name = format!("new-{number}");
-        all.start_worker_of(&image, &name).await.unwrap();
+        all.start_worker_of(&worker.0, &name).await.unwrap();
         all.drain_worker(&format!("old-{number}")).unwrap();
     }
     sync.ensure_under_way(&all).await.unwrap();
