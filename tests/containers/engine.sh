@@ -35,4 +35,5 @@ stop_engine() {
 remove_leftovers() {
   docker ps --all --quiet --filter "label=$1" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
   docker network ls --quiet --filter "label=$1" | xargs --no-run-if-empty docker network rm >/dev/null
+  docker volume ls --quiet --filter "label=$1" | xargs --no-run-if-empty docker volume rm >/dev/null
 }

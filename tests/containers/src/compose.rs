@@ -8,11 +8,13 @@ use anyhow::{Context, Result, ensure};
 use harness::port;
 use tempfile::TempDir;
 
-use crate::docker::{docker, run_name};
+use crate::docker::{RUN_VARIABLE, docker, run_name};
 use crate::images;
 
 /// Compose itself, where this machine has none.
 const COMPOSE_IMAGE: &str = "tidegate-test/compose:2";
+/// Where the API is published, for compose.yaml.
+const PORT_VARIABLE: &str = "TIDEGATE_TEST_PORT";
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
 const CHANGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/compose.yaml");
 
@@ -74,8 +76,7 @@ impl Project {
             .args(["--file", "deploy/compose/compose.yaml"])
             .args(["--file", "compose.yaml"])
             .args(arguments)
-            .env("TIDEGATE_TEST_PORT", self.port.to_string())
-            .env("TIDEGATE_TEST_TAG", images::tag())
+            .env(PORT_VARIABLE, self.port.to_string())
             .current_dir(folder);
         command.output().context("docker compose")
     }
@@ -137,8 +138,15 @@ fn in_a_container(folder: &Path, port: u16) -> Command {
         .args(["--volume", "/var/run/docker.sock:/var/run/docker.sock"])
         .args(["--volume", &format!("{folder}:{folder}")])
         .args(["--workdir", &folder.to_string()])
-        .args(["--env", &format!("TIDEGATE_TEST_PORT={port}")])
-        .args(["--env", &format!("TIDEGATE_TEST_TAG={}", images::tag())])
-        .arg(COMPOSE_IMAGE);
+        .args(["--env", &format!("{PORT_VARIABLE}={port}")]);
+    // Handed on as they are here, if they are.
+    for variable in [
+        images::TAG_VARIABLE,
+        images::RABBITMQ_VARIABLE,
+        RUN_VARIABLE,
+    ] {
+        command.args(["--env", variable]);
+    }
+    command.arg(COMPOSE_IMAGE);
     command
 }

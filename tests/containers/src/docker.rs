@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 
 /// Names the run of the suite, for [`label`].
-const RUN_VARIABLE: &str = "TIDEGATE_TEST_RUN";
+pub const RUN_VARIABLE: &str = "TIDEGATE_TEST_RUN";
 /// Lines of a container's output that are shown when its test fails.
 const TAIL: &str = "60";
 

@@ -1,9 +1,9 @@
 //! Which images run. `tests/containers.sh` builds them, or has been told which ones there are.
 
 /// Names the tag of Tidegate's images.
-const TAG_VARIABLE: &str = "TIDEGATE_TEST_TAG";
+pub const TAG_VARIABLE: &str = "TIDEGATE_TEST_TAG";
 /// Names RabbitMQ's version.
-const RABBITMQ_VARIABLE: &str = "TIDEGATE_TEST_RABBITMQ";
+pub const RABBITMQ_VARIABLE: &str = "TIDEGATE_TEST_RABBITMQ";
 
 /// PostgreSQL's image.
 pub const POSTGRES: &str = "tidegate-test/postgres:15";
