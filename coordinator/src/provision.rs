@@ -15,6 +15,7 @@ use crate::topology::Topology;
 /// Declares all exchanges and queues, and ends. What is there already stays as it is.
 pub async fn declare(config_file: Option<&Path>) -> Result<(), StartError> {
     let mut config = Config::load(config_file)?;
+    config.warn_of_unprotected();
     config.broker.topology = TopologyMode::Declare;
     let connector = Connector::new(&config.broker, &Instance::generate("topology"));
     let topology = Topology::new(&config, connector.clone());

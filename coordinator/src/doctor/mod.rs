@@ -133,6 +133,7 @@ impl Doctor {
         let (broker, ledger) = tokio::join!(self.broker(), self.ledger());
         let mut checks = broker;
         checks.push(consumer_timeout(&self.config));
+        checks.push(protection(&self.config));
         checks.extend(ledger);
         checks.push(levels::check(&self.levels.view()));
         checks.extend(self.workers().await);
@@ -210,6 +211,24 @@ fn consumer_timeout(config: &Config) -> Check {
             longest.as_millis()
         ))
     }
+}
+
+/// Whether others could read along or answer in somebody's place.
+fn protection(config: &Config) -> Check {
+    const NAME: &str = "tls";
+    let found = config.unprotected().into_iter();
+    let found: Vec<String> = found
+        .map(|found| format!("{}: {}", found.key, found.problem))
+        .collect();
+    if found.is_empty() {
+        return Check::ok(
+            NAME,
+            "what leaves this machine is encrypted and verified, by the coordinator's config",
+        );
+    }
+    Check::warn(NAME, found.join("; ")).advise(
+        "deploy/README.md describes certificates; require_tls = true refuses to start without them",
+    )
 }
 
 #[cfg(test)]

@@ -22,3 +22,15 @@ fn long_deadlines_and_deep_buffers_are_told() {
     assert_eq!(deep.finding, Finding::Warn, "{deep:?}");
     assert!(deep.advice.unwrap().contains("5100000 ms"));
 }
+
+#[test]
+fn what_is_not_protected_is_told_with_its_key() {
+    let mut config = Config::default();
+    let fine = protection(&config);
+    assert_eq!(fine.finding, Finding::Ok, "{fine:?}");
+    config.broker.url = "amqp://user:hunter2@rabbit.example/v".into();
+    let plain = protection(&config);
+    assert_eq!(plain.finding, Finding::Warn, "{plain:?}");
+    assert!(plain.detail.starts_with("broker.url: "), "{plain:?}");
+    assert!(!plain.detail.contains("hunter2"), "{plain:?}");
+}

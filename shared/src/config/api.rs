@@ -166,7 +166,7 @@ impl ApiConfig {
     }
 
     /// Who can read along.
-    pub(super) fn plain(&self) -> Option<String> {
+    pub(super) fn unprotected(&self) -> Option<String> {
         let is_plain = self.cert_file.is_none() && !self.listen.ip().is_loopback();
         let problem = || {
             format!(

@@ -141,7 +141,7 @@ impl BrokerConfig {
     }
 
     /// Who can read along.
-    pub(super) fn plain(&self) -> Option<String> {
+    pub(super) fn unprotected(&self) -> Option<String> {
         let url = Url::parse(self.url.expose_secret()).ok()?;
         let is_plain = !self.is_tls() && !is_this_machine(url.host_str()?);
         is_plain.then(|| format!("{} is not encrypted: use amqps://", self.address()))

@@ -77,8 +77,8 @@ impl DatabaseUrl {
         let is_verified = parameter(&url, &["sslmode", "ssl-mode"]).is_some_and(|m| m == VERIFIED);
         let problem = || {
             format!(
-                "{} may be another server than it seems, and not encrypted: add ?sslmode={VERIFIED}, and sslrootcert=FILE \
-                 for a CA of your own",
+                "{} may be another server than it seems, and not encrypted: add ?sslmode={VERIFIED}, and \
+                 sslrootcert=FILE for a CA of your own",
                 self.address()
             )
         };

@@ -18,7 +18,7 @@ pub enum Untrusted {
     },
     /// Somebody else's certificate.
     #[error(
-        "its certificate is not for this host name ({0}): connect by a name that is in the certificate, or have one made for this name"
+        "its certificate is not for this host name ({0}): connect by a name that is in it, or have one made for this name"
     )]
     WrongName(String),
     /// Not valid now.

@@ -54,8 +54,8 @@ impl Authority {
         replace(file, &self.pem())
     }
 
-    /// Writes a new certificate for these host names or addresses, with a new key, as `<name>.pem` and `<name>.key`. Both
-    /// sides of a connection may use it. What was there before is replaced.
+    /// Writes a new certificate for these host names or addresses, with a new key, as `<name>.pem` and `<name>.key`.
+    /// Both sides of a connection may use it. What was there before is replaced.
     pub fn issue(
         &self,
         folder: &Path,
