@@ -20,7 +20,10 @@ impl Config {
     /// callers. With `require_tls` there are none.
     #[must_use]
     pub fn unprotected(&self) -> Vec<Unprotected> {
-        let broker = self.broker.unprotected().map(|p| ("broker.url".to_owned(), p));
+        let broker = self
+            .broker
+            .unprotected()
+            .map(|p| ("broker.url".to_owned(), p));
         let api = self.api.unprotected().map(|p| ("api.listen".to_owned(), p));
         let databases = self.databases().into_iter();
         let databases = databases.filter_map(|(key, url)| Some((key, url.unprotected()?)));
