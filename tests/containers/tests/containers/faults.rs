@@ -9,7 +9,7 @@ use containers::sync::Sync;
 const PROPERTIES: u32 = 6;
 const DAYS: u32 = 16;
 /// Longer than anybody waits for a worker's heartbeat, so that what it held has long been done by others.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 /// Longer than RabbitMQ waits for a heartbeat (10 s, twice or three times).
 const AWAY: Duration = Duration::from_secs(40);
 
