@@ -8,7 +8,7 @@
 //! [`depths`] and [`levels`] see what piles up. [`schedules`] submit runs by the clock, [`webhooks`] tell who
 //! waits for them. [`operations`] is what people do to runs, [`doctor`] what they ask when something is wrong;
 //! [`api`] is for them and for programs, [`app`] wires it all. [`provision`] prepares a broker, by hand or with
-//! [`definitions`]; [`probe`] asks a running coordinator how it is.
+//! [`definitions`].
 
 pub mod api;
 pub mod app;
@@ -28,7 +28,6 @@ pub mod metrics;
 pub mod notice;
 pub mod operations;
 pub mod presence;
-pub mod probe;
 pub mod provision;
 pub mod quarantine;
 pub mod reconcile;

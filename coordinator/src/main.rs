@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coordinator::app::{self, StartError};
-use coordinator::{probe, provision};
-use shared::exit;
+use coordinator::provision;
+use shared::config::Config;
+use shared::{exit, probe};
 
 /// Accepts runs, lets out as many batches as the workers can take, and knows what became of each.
 ///
@@ -68,7 +69,10 @@ async fn execute(arguments: Arguments) -> Result<u8, StartError> {
     let config = arguments.config;
     match arguments.command {
         None => return app::run(config).await,
-        Some(Command::Health) => probe::ready(config.as_deref())?,
+        Some(Command::Health) => {
+            let api = Config::load(config.as_deref())?.api;
+            probe::ready(api.listen, api.cert_file.as_deref())?;
+        }
         Some(Command::Topology(TopologyCommand::Declare)) => {
             provision::declare(config.as_deref()).await?;
         }

@@ -2,9 +2,16 @@
 # Makes what compose mounts as secrets: passwords, tokens, and the configuration that holds them. What is there is
 # kept, but for the configuration, which is written anew.
 #
-#   deploy/compose/secrets.sh [FOLDER]     # default: deploy/compose/secrets
+#   deploy/compose/secrets.sh [--demo] [FOLDER]     # default: deploy/compose/secrets
+#
+# With --demo workers sync from the emulator of the profile demo instead of from Google.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+configuration=("$here/tidegate.toml")
+if [ "${1-}" = --demo ]; then
+  configuration+=("$here/demo.toml")
+  shift
+fi
 folder=${1:-$here/secrets}
 
 # The folder is closed to others; the files are open to the users that containers run as.
@@ -37,7 +44,7 @@ token_file = "/run/secrets/api-token"
 role = "read"
 file = "/run/secrets/api-read-token"
 
-$(<"$here/tidegate.toml")
+$(cat "${configuration[@]}")
 TOML
 cat >"$folder/worker.toml" <<TOML
 [broker]
@@ -46,5 +53,5 @@ url = "$(broker tidegate-worker)"
 [sink]
 url = "$database"
 
-$(<"$here/tidegate.toml")
+$(cat "${configuration[@]}")
 TOML

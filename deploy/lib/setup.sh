@@ -9,7 +9,7 @@ fail() { say "error: $*"; exit 1; }
 declare -A packages=(
   [compiler]="gcc libc6-dev" [rabbitmq]="rabbitmq-server" [postgresql]="postgresql"
   [python]="python3 python3-venv" [sqlite]="sqlite3" [curl]="curl ca-certificates" [git]="git"
-  [promtool]="prometheus" [c++]="g++" [debootstrap]="debootstrap"
+  [promtool]="prometheus" [c++]="g++" [dockerd]="docker.io iptables" [debootstrap]="debootstrap"
 )
 
 have() {

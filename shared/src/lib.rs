@@ -3,7 +3,7 @@
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), how it is believed
 //! ([`signing`]), and what every process needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`],
-//! [`telemetry`], [`backoff`], [`net`], [`failpoint`]).
+//! [`telemetry`], [`probe`], [`backoff`], [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -21,6 +21,7 @@ pub mod net;
 pub mod outcome;
 pub mod payload;
 pub mod presence;
+pub mod probe;
 pub mod search_console;
 pub mod server;
 pub mod signing;

@@ -2,7 +2,7 @@
 
 import re
 
-OURS = {"tidegate-coordinator", "tidegate-worker"}
+OURS = {"tidegate-coordinator", "tidegate-worker", "tidegate-emulator"}
 WORKLOADS = {"Deployment", "StatefulSet", "Job"}
 
 

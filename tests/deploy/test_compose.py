@@ -48,7 +48,7 @@ class Compose(unittest.TestCase):
                 self.assertTrue((FOLDER / service["build"]["context"] / service["build"]["dockerfile"]).is_file())
 
     def test_our_containers_can_do_little(self):
-        self.assertEqual(set(ours()), {"definitions", "coordinator", "worker"})
+        self.assertEqual(set(ours()), {"definitions", "coordinator", "worker", "emulator"})
         for name, service in ours().items():
             with self.subTest(name):
                 self.assertTrue(service["read_only"])
@@ -95,6 +95,8 @@ class Compose(unittest.TestCase):
             for other, how in service.get("depends_on", {}).items():
                 if how["condition"] == "service_healthy":
                     self.assertIn("healthcheck", SERVICES[other], f"{name} waits for {other}")
+                elif how["condition"] == "service_started":
+                    self.assertFalse(how["required"], f"{name} needs {other}, which may not be ready")
                 else:
                     self.assertEqual(SERVICES[other]["restart"], "no", f"{name} waits for the end of {other}")
 
@@ -102,6 +104,13 @@ class Compose(unittest.TestCase):
         drain = tomllib.loads((FOLDER / "tidegate.toml").read_text())["worker"]["drain_timeout"]
         grace = SERVICES["worker"]["stop_grace_period"]
         self.assertGreaterEqual(int(grace.removesuffix("s")), int(drain.removesuffix("s")) + 5 + 10)
+
+    def test_the_demos_clock_is_the_emulators(self):
+        demo = tomllib.loads((FOLDER / "demo.toml").read_text())["search_console"]
+        emulator = tomllib.loads((rendered.ROOT / "deploy/demo/emulator.toml").read_text())
+        self.assertEqual(demo["now"], emulator["now"])
+        self.assertIn(demo["endpoint"], SERVICES["emulator"]["command"])
+        self.assertIn(demo["credentials"], SERVICES["emulator"]["command"])
 
     def test_prometheus_scrapes_what_is_there(self):
         scraped = yaml.safe_load((rendered.ROOT / "deploy/prometheus/prometheus.yml").read_text())

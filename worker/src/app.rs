@@ -8,6 +8,7 @@ use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, HandlerKind};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
+use shared::probe::NotReady;
 use shared::signing::{self, Signing};
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
@@ -60,6 +61,14 @@ pub enum StartError {
         /// Why not.
         problem: std::io::Error,
     },
+    /// Nobody can know where the worker listens that is asked how it is.
+    #[error(
+        "worker.listen has port 0, any that is free: give it one, such as 127.0.0.1:8421, and the worker can be asked"
+    )]
+    NoFixedPort,
+    /// The worker that was asked is not ready.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
     /// The broker refuses us or cannot be reached.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -78,10 +87,11 @@ impl StartError {
             | Self::OwnHandlers(_)
             | Self::SearchConsole(_)
             | Self::Sink(_)
+            | Self::NoFixedPort
             | Self::Listen { .. } => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
-            Self::Process(_) => exit::FAILED,
+            Self::NotReady(_) | Self::Process(_) => exit::FAILED,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use shared::config::Config;
+use shared::{exit, probe};
 
 use crate::app::{self, StartError};
 use crate::handler::Handler;
@@ -19,8 +21,17 @@ use crate::own::{OwnHandlers, OwnHandlersError};
 struct Arguments {
     /// Configuration file. Default: tidegate.toml in the working folder, if there is one. Every key can also
     /// be set in the environment: TIDEGATE_ + section + __ + key.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask the worker that has this configuration whether it takes batches: exit code 0, or 1. `worker.listen`
+    /// needs a fixed port.
+    Health,
 }
 
 /// A worker with handlers of one's own, besides those that the configuration names.
@@ -91,7 +102,7 @@ impl Worker {
     pub async fn run(self) -> ExitCode {
         let arguments = self.arguments();
         shared::telemetry::init_logs("info");
-        match self.start(arguments.config).await {
+        match self.execute(arguments).await {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
                 tracing::error!("{error}");
@@ -111,7 +122,19 @@ impl Worker {
         Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    async fn start(self, config_file: Option<PathBuf>) -> Result<u8, StartError> {
-        app::run(config_file, self.own?).await
+    async fn execute(self, arguments: Arguments) -> Result<u8, StartError> {
+        match arguments.command {
+            None => app::run(arguments.config, self.own?).await,
+            Some(Command::Health) => health(arguments.config.as_deref()),
+        }
     }
+}
+
+fn health(config_file: Option<&Path>) -> Result<u8, StartError> {
+    let worker = Config::load(config_file)?.worker;
+    if worker.listen.port() == 0 {
+        return Err(StartError::NoFixedPort);
+    }
+    probe::ready(worker.listen, worker.cert_file.as_deref())?;
+    Ok(exit::OK)
 }

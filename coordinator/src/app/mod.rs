@@ -11,6 +11,7 @@ use shared::broker::{BrokerError, Connector};
 use shared::config::{Config, ConfigError, DatabaseUrl};
 use shared::lifecycle::Lifecycle;
 use shared::name::Instance;
+use shared::probe::NotReady;
 use shared::signing::{self, Signing};
 use shared::{exit, telemetry};
 use tokio::net::TcpListener;
@@ -68,13 +69,8 @@ pub enum StartError {
         problem: std::io::Error,
     },
     /// The coordinator that was asked is not ready.
-    #[error("the coordinator at {address} is not ready: {problem}")]
-    NotReady {
-        /// Where it was asked.
-        address: std::net::SocketAddr,
-        /// Its status, or why there is none.
-        problem: String,
-    },
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
     /// Metrics or signals cannot be set up.
     #[error("start: {0}")]
     Process(#[from] anyhow::Error),
@@ -95,7 +91,7 @@ impl StartError {
             | Self::Broker(BrokerError::Missing { .. }) => exit::CONFIG,
             Self::Broker(error) if error.is_configuration() => exit::CONFIG,
             Self::Broker(_) => exit::UNAVAILABLE,
-            Self::Output { .. } | Self::NotReady { .. } | Self::Process(_) => exit::FAILED,
+            Self::Output { .. } | Self::NotReady(_) | Self::Process(_) => exit::FAILED,
         }
     }
 }

@@ -58,7 +58,7 @@ impl Connector {
 
     /// One try. `purpose` is added to the connection's name.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let patience = self.answer_timeout();
+        let patience = self.connect_timeout();
         match timeout(patience, self.open(purpose)).await {
             Ok(opened) => opened,
             Err(_) => Err(BrokerError::Unreachable {
@@ -151,6 +151,11 @@ impl Connector {
     #[must_use]
     pub fn answer_timeout(&self) -> Duration {
         self.config.answer_timeout.get()
+    }
+
+    /// Longest wait for a connection.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.config.connect_timeout.get()
     }
 
     /// The pool of publishing connections.

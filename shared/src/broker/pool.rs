@@ -56,12 +56,12 @@ impl PublishingPool {
         let (address, answer_timeout) =
             (connector.address().to_owned(), connector.answer_timeout());
         let signing = connector.signing().clone();
-        let limit = Some(answer_timeout);
+        let (limit, create) = (Some(answer_timeout), Some(connector.connect_timeout()));
         let pool = Pool::builder(Opener(connector))
             .max_size(Self::CONNECTIONS)
             .timeouts(Timeouts {
                 wait: limit,
-                create: limit,
+                create,
                 recycle: limit,
             })
             .runtime(Runtime::Tokio1)

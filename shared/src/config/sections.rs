@@ -96,7 +96,7 @@ pub struct WorkerConfig {
     /// How long SIGTERM lets running batches finish. Default 25 s: below Kubernetes' grace of 30 s.
     pub drain_timeout: Span,
     /// Where to answer probes and scrapes: `/healthz`, `/readyz`, `/metrics`. Default `127.0.0.1:0`: a free port,
-    /// which the log names. Kubernetes needs `0.0.0.0` and a fixed port. Asks for no token, and tells no more
+    /// which the log names. Kubernetes needs `0.0.0.0` and a fixed port, `worker health` a fixed port. Asks for no token, and tells no more
     /// than figures.
     pub listen: SocketAddr,
     /// PEM file with the certificate, and intermediate ones after it, to answer them over HTTPS, and not otherwise.

@@ -3,7 +3,7 @@
 //!
 //! The way of a request: `http` reads it, `api` (or `token`, or `admin`) decides, [`generator`] makes the rows,
 //! `http` puts the answer on the wire, or breaks the wire when a [`fault`] says so. Quotas, latency, faults and
-//! counters are its own; it protects nothing and therefore listens on loopback only.
+//! counters are its own; it protects nothing and therefore listens on loopback only, unless it is told its public URL.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

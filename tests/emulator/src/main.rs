@@ -22,9 +22,13 @@ struct Arguments {
     /// Settings in TOML; every key has a default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, in place of the configured address. Loopback only; port 0 takes a free one.
+    /// Where to listen, in place of the configured address. Loopback only, without a public URL; port 0 takes a
+    /// free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Under which URL clients reach it, such as `http://emulator:8500` in a container network.
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     /// Print the bare URL instead of `listening on URL`.
     #[arg(long)]
     print_addr: bool,
@@ -65,9 +69,10 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
         None => Config::default(),
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
+    config.public_url = arguments.public_url.clone().or(config.public_url);
     anyhow::ensure!(
-        config.listen.ip().is_loopback(),
-        "listen: only loopback addresses, nothing here is protected"
+        config.public_url.is_some() || config.listen.ip().is_loopback(),
+        "listen: only loopback addresses, nothing here is protected; in a network of its own, add --public-url"
     );
     Ok(config)
 }

@@ -35,6 +35,7 @@ pub struct Emulator;
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    url: Arc<str>,
     app: Arc<App>,
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
@@ -46,12 +47,17 @@ impl Emulator {
         let config = config.check()?;
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
+        let url: Arc<str> = match &config.public_url {
+            Some(url) => url.trim_end_matches('/').into(),
+            None => http::url(address).into(),
+        };
         let app = Arc::new(App::new(config));
         let stop = CancellationToken::new();
-        let url = Arc::from(http::url(address));
-        let server = tokio::spawn(http::run(Arc::clone(&app), listener, url, stop.clone()));
+        let serving = http::run(Arc::clone(&app), listener, Arc::clone(&url), stop.clone());
+        let server = tokio::spawn(serving);
         Ok(Running {
             address,
+            url,
             app,
             stop,
             server: Some(server),
@@ -66,10 +72,10 @@ impl Running {
         self.address
     }
 
-    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    /// `http://127.0.0.1:PORT`, or the public URL; without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
-        http::url(self.address)
+        self.url.to_string()
     }
 
     /// The `token_uri` of credentials for this emulator.

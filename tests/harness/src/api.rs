@@ -7,7 +7,8 @@ use coordinator::fleet::Worker;
 use coordinator::levels::LevelsView;
 use coordinator::run::{BatchDetail, DeadBatch, Run};
 use coordinator::schedules::ScheduleView;
-use reqwest::{Certificate, Response, StatusCode, header};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::{BatchId, RunId};
@@ -28,20 +29,32 @@ pub struct Api {
 impl Api {
     /// For the coordinator at `http://…`.
     pub fn new(base: &str) -> Result<Self> {
-        Self::trusting(base, [])
+        Self::with(base, [], HeaderMap::new())
+    }
+
+    /// The same, for one that wants a token.
+    pub fn with_token(base: &str, token: &str) -> Result<Self> {
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
+        Self::with(base, [], headers)
     }
 
     /// For one at `https://…`, whose certificate a CA has signed.
     pub fn over_tls(base: &str, ca: &Authority) -> Result<Self> {
         let ca = Certificate::from_pem(ca.pem().as_bytes())?;
-        Self::trusting(base, [ca])
+        Self::with(base, [ca], HeaderMap::new())
     }
 
-    fn trusting(base: &str, trusted: impl IntoIterator<Item = Certificate>) -> Result<Self> {
+    fn with(
+        base: &str,
+        trusted: impl IntoIterator<Item = Certificate>,
+        headers: HeaderMap,
+    ) -> Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only(trusted)
             .timeout(ANSWER_LIMIT)
+            .default_headers(headers)
             .build()?;
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),

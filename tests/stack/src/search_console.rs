@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use coordinator::run::Run;
-use harness::emulator::{Emulator, NO_LIMITS, NO_QUOTAS};
+use harness::emulator::{Admin, Emulator, NO_LIMITS, NO_QUOTAS};
 use harness::postgres;
 use harness::rabbitmq::RabbitMq;
 use harness::stack::{Answer, Stack};
-use harness::truth::{self, Wish, last_final_day};
+use harness::truth::{self, Sink, Wish, last_final_day};
 use harness::wait;
 use jiff::ToSpan;
 use shared::search_console::SearchType;
@@ -156,18 +156,8 @@ impl<'a> Sync<'a> {
 
     /// Compares with what the emulator has now: the days that were its last ones so many days ago.
     pub async fn compare(&self, properties: &[&str], days_ago: u32) -> Result<truth::Report> {
-        let today = self.emulator.admin.advance(0).await?;
-        let wish = Wish {
-            properties: properties.iter().map(ToString::to_string).collect(),
-            types: SearchType::ALL.to_vec(),
-            dimensions: DIMENSIONS
-                .iter()
-                .map(|set| set.parse())
-                .collect::<Result<_, _>>()?,
-            last: last_final_day(today).checked_sub(i64::from(days_ago).days())?,
-            days: self.days,
-        };
-        truth::compare(&self.stack.sink().await?, &self.emulator.admin, &wish).await
+        let sink = self.stack.sink().await?;
+        compare(&sink, &self.emulator.admin, properties, self.days, days_ago).await
     }
 
     /// Insists that no batch was written more than once, and none by a second attempt.
@@ -191,6 +181,29 @@ impl<'a> Sync<'a> {
         );
         Ok(())
     }
+}
+
+/// Compares so many days of these properties, the last of which was final so many days ago, with what the emulator
+/// has now.
+pub async fn compare(
+    sink: &Sink,
+    emulator: &Admin,
+    properties: &[&str],
+    days: u32,
+    days_ago: u32,
+) -> Result<truth::Report> {
+    let today = emulator.advance(0).await?;
+    let wish = Wish {
+        properties: properties.iter().map(ToString::to_string).collect(),
+        types: SearchType::ALL.to_vec(),
+        dimensions: DIMENSIONS
+            .iter()
+            .map(|set| set.parse())
+            .collect::<Result<_, _>>()?,
+        last: last_final_day(today).checked_sub(i64::from(days_ago).days())?,
+        days,
+    };
+    truth::compare(sink, emulator, &wish).await
 }
 
 /// Slices whose rows were written more than once.

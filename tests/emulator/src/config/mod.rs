@@ -52,6 +52,9 @@ pub enum ConfigError {
 pub struct Config {
     /// Where to listen; loopback only, because nothing here is protected. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Under which URL clients reach it, such as `http://emulator:8500` from other containers; otherwise where it
+    /// listens. Whoever sets it has a closed network, so that it may listen on any address.
+    pub public_url: Option<String>,
 
     /// The virtual time at start: it decides today's Pacific date, ages, retention and metadata.
     pub now: Timestamp,
@@ -131,6 +134,7 @@ impl Default for Config {
         };
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            public_url: None,
             // 2026-03-01T18:00:00Z, the clock of the generator's golden vectors.
             now: Timestamp::constant(1_772_388_000, 0),
             clock_runs: false,
@@ -228,10 +232,10 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
-        if !self.listen.ip().is_loopback() {
+        if self.public_url.is_none() && !self.listen.ip().is_loopback() {
             return refuse(
                 "listen",
-                "only loopback addresses, nothing here is protected",
+                "only loopback addresses, nothing here is protected; in a network of its own, set public_url",
             );
         }
         if !(1..=MAX_DAYS).contains(&self.retention_days) {
@@ -303,6 +307,13 @@ mod tests {
         ] {
             assert!(Config::from_toml(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn who_names_a_public_url_may_listen_to_others() {
+        let text = "listen = \"0.0.0.0:8500\"\npublic_url = \"http://emulator:8500\"";
+        let config = Config::from_toml(text).unwrap();
+        assert_eq!(config.public_url.as_deref(), Some("http://emulator:8500"));
     }
 
     #[test]

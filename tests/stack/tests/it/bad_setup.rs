@@ -73,7 +73,7 @@ async fn a_server_that_does_not_speak_amqp() {
         format!("amqp://guest:guest@{address}/%2f"),
     );
     stack.set("TIDEGATE_BROKER__START_TIMEOUT", "1s");
-    stack.set("TIDEGATE_BROKER__ANSWER_TIMEOUT", "1s");
+    stack.set("TIDEGATE_BROKER__CONNECT_TIMEOUT", "1s");
     refused(&mut stack, exit::UNAVAILABLE, &["no answer"]);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use harness::rabbitmq::{RabbitMq, shared as broker};
 use harness::stack::Stack;
-use harness::wait;
+use harness::{port, processes, wait};
 use nix::sys::signal::Signal;
 use scenario::script::{PIPELINE, Scripted};
 
@@ -85,4 +85,37 @@ async fn a_consumer_that_the_broker_cancels_is_built_again() {
     let run = stack.api.submit(PIPELINE, lines).await.unwrap();
     let ended = stack.api.wait_until_ended(run.run, SOON).await.unwrap();
     assert_eq!(ended.batches.completed, 8, "{ended:?}");
+}
+
+/// What a program's `health` says: its exit code, and its words.
+fn health(stack: &Stack<'_>, program: &str) -> (i32, String) {
+    let mut command =
+        processes::command(program, stack.scratch().path(), &stack.environment).unwrap();
+    let output = command.arg("health").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_command_asks_the_process_beside_it() {
+    let mut scripted = Scripted::start(broker(), "").await.unwrap();
+    let stack = &mut scripted.stack;
+    assert_eq!(health(stack, "coordinator").0, 0);
+    let (code, words) = health(stack, "worker");
+    assert_eq!(code, 78, "{words}");
+    assert!(words.contains("worker.listen has port 0"), "{words}");
+
+    // All addresses: it is asked at loopback.
+    let listen = format!("0.0.0.0:{}", port::free());
+    stack.set("TIDEGATE_WORKER__LISTEN", listen);
+    let (code, words) = health(stack, "worker");
+    assert_eq!(code, 1, "{words}");
+    assert!(words.contains("is not ready"), "{words}");
+    scripted.start_worker("a").await.unwrap();
+    wait_until_ready(&mut scripted.stack, "consuming").await;
+    let stack = &mut scripted.stack;
+    assert_eq!(health(stack, "worker").0, 0);
+
+    stack.coordinator().kill().unwrap();
+    assert_eq!(health(stack, "coordinator").0, 1);
 }

@@ -1,5 +1,5 @@
-//! `coordinator health`: asks the coordinator beside it whether it is ready. For container engines, whose images
-//! have no other program that could.
+//! `coordinator health` and `worker health`: asks the process beside it whether it is ready. For container engines,
+//! whose images have no other program that could.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -8,21 +8,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use shared::config::Config;
-use shared::tls;
 
-use crate::app::StartError;
+use crate::tls;
 
 /// Longest wait for connecting, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Whether the coordinator that has this configuration is ready.
-pub fn ready(config_file: Option<&Path>) -> Result<(), StartError> {
-    let api = Config::load(config_file)?.api;
-    let address = reachable(api.listen);
-    let not_ready = |problem: String| StartError::NotReady { address, problem };
-    let tls = api.cert_file.as_deref().map(tls::only).transpose();
+/// Who was asked is not ready.
+#[derive(Debug, thiserror::Error)]
+#[error("what listens on {address} is not ready: {problem}")]
+pub struct NotReady {
+    /// Where it was asked.
+    pub address: SocketAddr,
+    /// Its status, or why there is none.
+    pub problem: String,
+}
+
+/// Whether the process that listens there, on this machine, is ready. With `cert_file` it is asked over TLS, and that
+/// certificate alone is believed.
+pub fn ready(listen: SocketAddr, cert_file: Option<&Path>) -> Result<(), NotReady> {
+    let address = reachable(listen);
+    let not_ready = |problem: String| NotReady { address, problem };
+    let tls = cert_file.map(tls::only).transpose();
     let tls = tls.map_err(|problem| not_ready(problem.to_string()))?;
     match status_line(address, tls) {
         Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
