@@ -67,7 +67,7 @@ async fn handle(http: &Http, ctx: &BatchContext) -> Result<Output, HandlerError>
 fn rows(output: &Output) -> Vec<&str> {
     match &output.rows {
         Rows::None => Vec::new(),
-        Rows::Json(rows) => rows.iter().map(|row| row.get()).collect(),
+        Rows::Json(rows) => rows.iter().collect(),
         other @ Rows::Slice(_) => panic!("{other:?}"),
     }
 }
