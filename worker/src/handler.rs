@@ -38,7 +38,7 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct BatchContext {
     /// The batch as delivered: ids, key, attempt, and the payload before it was parsed.
-    pub batch: Batch,
+    pub batch: Arc<Batch>,
     /// When the pipeline's deadline ends this attempt.
     pub deadline: Instant,
     /// Cancelled when the attempt's result is no longer wanted: deadline, second signal.

@@ -128,11 +128,11 @@ impl Trial {
         let processing = process(
             &threads,
             &self.served,
-            batch,
+            batch.into(),
             Cursor::kept_in(kept.clone(), self.found.clone()),
             holding.reporter(id),
             self.permits.clone(),
-            &stop,
+            stop.cancelled(),
         );
         let cancelling = async {
             match self.cancel_after {

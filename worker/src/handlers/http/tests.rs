@@ -51,7 +51,7 @@ fn context(deadline: Duration) -> BatchContext {
         payload: RawValue::from_string("[1,\n 2]".to_owned()).unwrap(),
     };
     BatchContext {
-        batch,
+        batch: batch.into(),
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),

@@ -49,7 +49,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         payload: RawValue::from_string(payload.to_owned()).unwrap(),
     };
     BatchContext {
-        batch,
+        batch: batch.into(),
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
