@@ -53,6 +53,7 @@ mod every {
             nothing_to_store_is_a_marker
             a_damaged_marker_is_named
             workers_may_start_together
+            a_worker_may_start_after_one_of_the_next_version
         }
     }
 }
@@ -557,6 +558,18 @@ async fn commit_together(ground: &Ground, rows: impl Fn() -> Arc<Rows>) {
 async fn workers_may_start_together(ground: Ground) {
     commit_together(&ground, || words(&["a"])).await;
     assert_eq!(ground.words().await.len(), 6);
+}
+
+async fn a_worker_may_start_after_one_of_the_next_version(ground: Ground) {
+    let next = "INSERT INTO _tidegate_sink_migrations \
+        SELECT 9999, 'next', installed_on, success, checksum, execution_time \
+        FROM _tidegate_sink_migrations WHERE version = 1";
+    ground.execute(next).await;
+    let sink = ground.another().await;
+    let committed = sink
+        .commit(marker(BatchId::generate(), 1), words(&["a"]))
+        .await;
+    assert!(matches!(committed, Ok(Committed::Now(_))), "{committed:?}");
 }
 
 async fn slices_may_be_the_first_of_their_set_together(ground: Ground) {

@@ -1,5 +1,8 @@
-//! The broker loses what it has confirmed: the run completes all the same, and nobody has to do anything.
+//! The broker loses what it has confirmed, or the ledger what it has settled: the run completes all the same, and
+//! nothing takes effect twice.
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::rabbitmq::{RabbitMq, shared as broker};
@@ -86,6 +89,32 @@ async fn a_deleted_queue_costs_no_batch() {
     }
     scripted.let_go("a").unwrap();
     heals(&mut scripted, run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_from_a_backup_goes_on_and_nothing_takes_effect_twice() {
+    let (mut scripted, run) = midway().await;
+    let folder = scripted.stack.scratch().path().join("data");
+    let [ledger, backup] = ["ledger.db", "backup.db"].map(|name| folder.join(name));
+    let command = format!(".backup '{}'", backup.display());
+    let sqlite = Command::new("sqlite3").arg(&ledger).arg(command).status();
+    assert!(sqlite.unwrap().success());
+    scripted.let_go("a").unwrap();
+    let ended = scripted.stack.api.wait_until_ended(run, SOON).await;
+    assert_eq!(ended.unwrap().batches.completed, BATCHES as u64);
+
+    scripted.stack.coordinator().kill().unwrap();
+    for rest in ["ledger.db-wal", "ledger.db-shm"] {
+        fs::remove_file(folder.join(rest)).unwrap();
+    }
+    fs::rename(backup, ledger).unwrap();
+    scripted.stack.start_coordinator().await.unwrap();
+    let again = scripted.stack.api.run(run).await.unwrap();
+    assert_eq!(again.batches.completed, 0, "{again:?}");
+    heals(&mut scripted, run).await;
+    // What was out then is asked after before it runs again, what was pending is not.
+    let again = scripted.starts().unwrap().len() - BATCHES;
+    assert_eq!(again, BATCHES - 16);
 }
 
 /// Nobody here may declare it again.

@@ -109,6 +109,8 @@ async fn migrate(pool: &PgPool) -> Result<(), SinkError> {
     let mut migrator = sqlx::migrate!("migrations/sink/postgres");
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
+    // A worker of the next version may have been here first: what it adds, this one leaves alone.
+    migrator.set_ignore_missing(true);
     migrator.run(pool).await.map_err(|error| match error {
         MigrateError::Execute(error) => sink_error(error),
         other => SinkError::Schema(other.to_string()),

@@ -102,6 +102,8 @@ async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
     let mut migrator = sqlx::migrate!("migrations/sink/sqlite");
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
+    // A worker of the next version may have been here first: what it adds, this one leaves alone.
+    migrator.set_ignore_missing(true);
     let schema = |e: sqlx::migrate::MigrateError| SinkError::Schema(e.to_string());
     let mut connection = pool.acquire().await.map_err(sink_error)?;
     // The write lock makes processes that start together take turns: sqlx locks nothing on SQLite.
