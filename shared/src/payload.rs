@@ -83,6 +83,11 @@ fn malformed(error: &serde_json::Error) -> JsonError {
 /// `\u0000` counts only when its backslash is not itself escaped: `"\\u0000"` is harmless text.
 #[must_use]
 pub fn contains_nul(json: &str) -> bool {
+    // Most texts have no escapes at all, and that is found out much faster.
+    json.contains('\\') && has_nul_escape(json)
+}
+
+fn has_nul_escape(json: &str) -> bool {
     json.match_indices("\\u0000").any(|(at, _)| {
         let backslashes_before = json[..at].bytes().rev().take_while(|b| *b == b'\\').count();
         backslashes_before % 2 == 0

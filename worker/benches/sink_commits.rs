@@ -54,9 +54,8 @@ async fn connect(database: &postgres::Database) -> PostgresSink {
 
 async fn measure(name: &str, sink: Arc<dyn Sink>) {
     let one_row = || {
-        Rows::Json(vec![
-            RawValue::from_string(r#"{"ok":true}"#.to_owned()).unwrap(),
-        ])
+        let row = RawValue::from_string(r#"{"ok":true}"#.to_owned()).unwrap();
+        Rows::Json(std::iter::once(row).collect())
     };
     let empty = commit_all(&sink, BATCHES, AT_ONCE, |_| Rows::None).await;
     let json = commit_all(&sink, BATCHES, AT_ONCE, |_| one_row()).await;

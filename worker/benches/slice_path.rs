@@ -205,7 +205,7 @@ impl Bench {
         let id = batch.id;
         let deadline = Instant::now() + Duration::from_mins(10);
         let ctx = BatchContext {
-            batch,
+            batch: batch.into(),
             deadline,
             cancelled: CancellationToken::new(),
             permits: Unlimited::shared(),

@@ -252,14 +252,9 @@ fn registry(
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),
             HandlerKind::SearchConsoleSlice => Arc::new(job.slice()),
         };
-        registry.serve(
-            name,
-            Served {
-                handler,
-                deadline: pipeline.deadline.get(),
-                sink: pipeline.sink,
-            },
-        );
+        let deadline = pipeline.deadline.get();
+        let served = Served::new(&name, handler, deadline, pipeline.sink);
+        registry.serve(name, served);
     }
     Ok(registry)
 }

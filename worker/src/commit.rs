@@ -34,7 +34,7 @@ pub struct Work {
     /// Its delivery.
     pub held: Held,
     /// What it is.
-    pub batch: Batch,
+    pub batch: Arc<Batch>,
     /// Whether the broker had handed this attempt to somebody before.
     pub redelivered: bool,
     /// How long its handler ran, once it has.
@@ -57,13 +57,17 @@ impl Commit {
         slot: Option<Slot<'_>>,
     ) -> Result<(), SinkAway> {
         let outcome = match (ended, self.sinks.get(sink)) {
-            (Ok(output), Some(sink)) => match self.store(sink, &work.batch, output, slot).await {
-                Ok(outcome) => outcome,
-                Err(away) => {
-                    work.held.give_back().await;
-                    return Err(away);
+            (Ok(output), Some(sink)) => {
+                // What a sink needs is much, and a batch without one should not carry it.
+                let storing = Box::pin(self.store(sink, &work.batch, output, slot));
+                match storing.await {
+                    Ok(outcome) => outcome,
+                    Err(away) => {
+                        work.held.give_back().await;
+                        return Err(away);
+                    }
                 }
-            },
+            }
             (Ok(output), None) => {
                 drop(slot);
                 count_only(output)
@@ -88,17 +92,16 @@ impl Commit {
         let report = Report {
             batch: batch.id,
             run: batch.run,
-            pipeline: batch.pipeline,
+            pipeline: batch.pipeline.clone(),
             attempt: batch.attempt,
             redelivered,
             took,
             outcome,
         };
-        let outcome = report.outcome.word();
-        let pipeline = report.pipeline.to_string();
-        if self.reports.confirmed(&batch.key, report).await {
-            metrics::counter!("tidegate_outcomes_total", "pipeline" => pipeline, "outcome" => outcome)
-                .increment(1);
+        let lane = self.reports.lane(&batch.key);
+        // Its payload may be large, and is not needed any more.
+        drop(batch);
+        if self.reports.confirmed(lane, report).await {
             shared::failpoint::reach("w.outcome.confirmed");
             held.ack();
         }
@@ -254,12 +257,12 @@ impl Rows {
     /// About how much memory they take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        /// A pointer, a length, and what an allocation costs.
-        const ROW: usize = 32;
+        /// What a row of a slice takes beside its texts.
+        const ROW: usize = 64;
         let bytes = match self {
             Self::None => 0,
-            Self::Json(rows) => rows.iter().map(|row| row.get().len() + ROW).sum(),
-            Self::Slice(slice) => slice.rows.text_bytes() + slice.rows.len() * 2 * ROW,
+            Self::Json(rows) => rows.bytes(),
+            Self::Slice(slice) => slice.rows.text_bytes() + slice.rows.len() * ROW,
         };
         bytes as u64
     }

@@ -34,6 +34,12 @@ impl Cancelled {
         }
     }
 
+    /// Whether this run is cancelled.
+    #[must_use]
+    pub fn contains(&self, run: RunId) -> bool {
+        self.0.borrow().contains(&run)
+    }
+
     /// Takes the coordinator's word. It repeats itself, so only a change wakes anybody.
     fn hear(&self, control: Control) {
         let runs = BTreeSet::from_iter(control.cancelled);
@@ -127,6 +133,7 @@ mod tests {
         });
         cancelled.hear(word(&[one]));
         waiting.await.unwrap();
+        assert!(cancelled.contains(one) && !cancelled.contains(other));
         assert!(cancelled.wait(other).now_or_never().is_none());
         assert!(cancelled.wait(one).now_or_never().is_some());
         cancelled.hear(word(&[]));

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 use shared::ask::{About, Said, Want};
 use shared::batch::Batch;
 use shared::name::{Key, LimitName};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cursor::{Cursor, CursorError};
 use crate::holding::Reporter;
 use crate::jobs::search_console::slice_rows::Slice;
+use crate::json_rows::JsonRows;
 use crate::permits::{NoPermit, Permit, Permits};
 
 /// A kind of work: turns one payload into rows, follow-ups and statistics.
@@ -38,7 +38,7 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct BatchContext {
     /// The batch as delivered: ids, key, attempt, and the payload before it was parsed.
-    pub batch: Batch,
+    pub batch: Arc<Batch>,
     /// When the pipeline's deadline ends this attempt.
     pub deadline: Instant,
     /// Cancelled when the attempt's result is no longer wanted: deadline, second signal.
@@ -142,7 +142,7 @@ pub enum Rows {
     #[default]
     None,
     /// JSON documents, one a row, for the `results` table.
-    Json(Vec<Box<RawValue>>),
+    Json(JsonRows),
     /// One slice of Search Analytics, which replaces what the sink has of it.
     Slice(Box<Slice>),
 }

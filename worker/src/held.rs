@@ -20,12 +20,9 @@ const QUIET: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Held {
     tag: u64,
-    settle: Settle,
-    acks: mpsc::UnboundedSender<Event>,
     /// The batch that it delivers, once that is known.
     hold: Option<HoldGuard>,
-    _counted: Counted,
-    tally: Tally,
+    counted: Counted,
 }
 
 /// Which acks are due on one channel.
@@ -73,20 +70,24 @@ impl Tally {
 
 /// Makes [`Held`]s for one channel. Bounded by the channel's prefetch, like everything about deliveries.
 #[derive(Debug, Clone)]
-pub struct Hands {
+pub struct Hands(Arc<OneChannel>);
+
+/// What all that is held of one channel shares: every delivery would otherwise copy it.
+#[derive(Debug)]
+struct OneChannel {
     settle: Settle,
     acks: mpsc::UnboundedSender<Event>,
-    held: Arc<AtomicUsize>,
+    held: AtomicUsize,
     tally: Tally,
 }
 
 /// Counts one [`Held`] for as long as it lives.
 #[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Arc<OneChannel>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -95,51 +96,53 @@ impl Hands {
     #[must_use]
     pub fn new(settle: Settle, prefetch: u16, tally: Tally) -> (Self, Acks) {
         let (acks, events) = mpsc::unbounded_channel();
-        (
-            Self {
-                settle: settle.clone(),
-                acks,
-                held: Arc::default(),
-                tally,
-            },
-            Acks {
-                settle,
-                prefetch: prefetch.into(),
-                events,
-            },
-        )
+        let channel = OneChannel {
+            settle: settle.clone(),
+            acks,
+            held: AtomicUsize::new(0),
+            tally,
+        };
+        let acks = Acks {
+            settle,
+            prefetch: prefetch.into(),
+            events,
+        };
+        (Self(Arc::new(channel)), acks)
     }
 
     /// Takes a delivery, in the order of delivery.
     #[must_use]
     pub fn take(&self, tag: u64) -> Held {
-        // The receiver is gone only when the channel is; then nothing can be acked anyway.
-        let _ = self.acks.send(Event::Delivered(tag));
-        self.held.fetch_add(1, Ordering::Relaxed);
+        self.0.tell(Event::Delivered(tag));
+        self.0.held.fetch_add(1, Ordering::Relaxed);
         Held {
             tag,
-            settle: self.settle.clone(),
-            acks: self.acks.clone(),
             hold: None,
-            _counted: Counted(self.held.clone()),
-            tally: self.tally.clone(),
+            counted: Counted(self.0.clone()),
         }
     }
 
     /// How many deliveries of this channel are held.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::Relaxed)
     }
 
     /// Stops new deliveries soon; the future tells when. What comes until then has to be taken meanwhile.
     pub fn stop(&self) -> impl Future<Output = ()> + use<> {
         let (stopped, told) = oneshot::channel();
-        let _ = self.acks.send(Event::Stop(stopped));
+        self.0.tell(Event::Stop(stopped));
         async {
             // Nothing is ever sent: the end of the channel is the news.
             let _ = told.await;
         }
+    }
+}
+
+impl OneChannel {
+    /// The receiver is gone only when the channel is; then nothing can be acked anyway.
+    fn tell(&self, event: Event) {
+        let _ = self.acks.send(event);
     }
 }
 
@@ -155,24 +158,31 @@ impl Held {
 
     /// Its outcome is safe with the broker: the delivery may go.
     pub fn ack(self) {
-        self.tally.0.finished.fetch_add(1, Ordering::Relaxed);
-        let _ = self.acks.send(Event::Done(self.tag));
+        let channel = &self.counted.0;
+        channel.tally.0.finished.fetch_add(1, Ordering::Relaxed);
+        channel.tell(Event::Done(self.tag));
     }
 
     /// Somebody else should do it, at once, and need not be afraid of it.
     pub async fn give_back(self) {
+        // Seldom done, and so no part of every batch's task.
+        Box::pin(self.hand_back()).await;
+    }
+
+    async fn hand_back(self) {
+        let channel = &self.counted.0;
         if let Some(hold) = &self.hold {
-            hold.give_back(self.settle.is_open()).await;
+            hold.give_back(channel.settle.is_open()).await;
         }
         metrics::counter!("tidegate_given_back_total").increment(1);
-        self.tally.0.given_back.fetch_add(1, Ordering::Relaxed);
-        let given = self.settle.nack(self.tag).await;
+        channel.tally.0.given_back.fetch_add(1, Ordering::Relaxed);
+        let given = channel.settle.nack(self.tag).await;
         self.settled(given);
     }
 
     /// Nobody can read it: the broker dead-letters it.
     pub async fn reject(self) {
-        let rejected = self.settle.reject(self.tag).await;
+        let rejected = self.counted.0.settle.reject(self.tag).await;
         self.settled(rejected);
     }
 
@@ -180,7 +190,7 @@ impl Held {
     /// it back with the channel.
     fn settled(self, result: Result<(), BrokerError>) {
         match result {
-            Ok(()) => drop(self.acks.send(Event::Settled(self.tag))),
+            Ok(()) => self.counted.0.tell(Event::Settled(self.tag)),
             Err(error) => tracing::debug!(%error, "could not give a delivery back"),
         }
     }

@@ -23,6 +23,7 @@ pub mod health;
 pub mod held;
 pub mod holding;
 pub mod jobs;
+pub mod json_rows;
 pub mod metrics;
 pub mod output;
 pub mod own;

@@ -7,6 +7,7 @@ use shared::outcome::FollowUp;
 use shared::payload::check_json;
 
 use crate::handler::{HandlerError, Output, Rows};
+use crate::json_rows::JsonRows;
 
 /// The reason of a batch whose handler returns what cannot be stored.
 const BAD_OUTPUT: &str = "bad_output";
@@ -15,12 +16,17 @@ impl Output {
     /// One row of each item, as JSON. What cannot be stored fails the batch (`bad_output`): a map with keys that
     /// are no text, a NUL character, more than 100 levels. Floats that are no number become `null`.
     pub fn rows<T: Serialize>(items: impl IntoIterator<Item = T>) -> Result<Self, HandlerError> {
-        let rows = items.into_iter().enumerate().map(|(index, item)| {
-            json(&item)
-                .map_err(|problem| HandlerError::fail(BAD_OUTPUT, format!("row {index} {problem}")))
-        });
+        let mut rows = JsonRows::default();
+        for (index, item) in items.into_iter().enumerate() {
+            serde_json::to_string(&item)
+                .map_err(not_json)
+                .and_then(|row| rows.push(&row).map_err(|error| error.to_string()))
+                .map_err(|problem| {
+                    HandlerError::fail(BAD_OUTPUT, format!("row {index} {problem}"))
+                })?;
+        }
         Ok(Self {
-            rows: Rows::Json(rows.collect::<Result<_, _>>()?),
+            rows: Rows::Json(rows.complete()),
             ..Self::default()
         })
     }
@@ -64,9 +70,14 @@ impl Output {
 }
 
 fn json(value: &impl Serialize) -> Result<Box<RawValue>, String> {
-    let json = to_raw_value(value).map_err(|error| format!("is no JSON: {error}"))?;
+    let json = to_raw_value(value).map_err(not_json)?;
     check_json(json.get()).map_err(|error| error.to_string())?;
     Ok(json)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_json(error: serde_json::Error) -> String {
+    format!("is no JSON: {error}")
 }
 
 #[cfg(test)]
@@ -77,7 +88,7 @@ mod tests {
 
     fn texts(output: &Output) -> Vec<&str> {
         match &output.rows {
-            Rows::Json(rows) => rows.iter().map(|row| row.get()).collect(),
+            Rows::Json(rows) => rows.iter().collect(),
             other => panic!("{other:?}"),
         }
     }

@@ -35,16 +35,16 @@ pub enum Processed {
 /// exec handler gives its command between SIGTERM and SIGKILL.
 const CLEAN_UP: Duration = Duration::from_secs(3);
 
-/// Runs the handler until it ends, its deadline passes, or `stop` says that nobody wants the result. Past
+/// Runs the handler until it ends, its deadline passes, or `stop` ends because nobody wants the result. Past
 /// that it is told through [`BatchContext::cancelled`], and dropped or abandoned if it does not end.
 pub async fn process(
     threads: &HandlerThreads,
     served: &Served,
-    batch: Batch,
+    batch: Arc<Batch>,
     saved: Cursor,
     reporter: Reporter,
     permits: Arc<dyn Permits>,
-    stop: &CancellationToken,
+    stop: impl Future<Output = ()>,
 ) -> Processed {
     let deadline = Instant::now() + served.deadline;
     let cancelled = CancellationToken::new();
@@ -62,9 +62,10 @@ pub async fn process(
     let handling = async move { handler.handle(&ctx).await };
     let mut handling = threads.run(handling.instrument(span));
     let stopped = tokio::select! {
+        biased;
         ended = handling.ended() => return Processed::Ended(flatten(ended)),
         () = sleep_until(deadline.into()) => false,
-        () = stop.cancelled() => true,
+        () = stop => true,
     };
     cancelled.cancel();
     let late = timeout(CLEAN_UP, handling.ended()).await;
@@ -154,27 +155,20 @@ mod tests {
 
     async fn run(payload: &str, stop: &CancellationToken) -> Processed {
         let served = Served::unstored(Arc::new(Scripted), Duration::from_secs(30));
-        let batch = Batch {
+        let batch = Arc::new(Batch {
             id: BatchId::generate(),
             run: RunId::generate(),
             pipeline: PipelineName::new("p").unwrap(),
             key: Key::default(),
             attempt: Attempt::new(1),
             payload: RawValue::from_string(payload.into()).unwrap(),
-        };
+        });
         let threads = HandlerThreads::here();
         let saved = Cursor::default();
         let reporter = Reporter::default();
-        process(
-            &threads,
-            &served,
-            batch,
-            saved,
-            reporter,
-            Unlimited::shared(),
-            stop,
-        )
-        .await
+        let permits = Unlimited::shared();
+        let stop = stop.cancelled();
+        process(&threads, &served, batch, saved, reporter, permits, stop).await
     }
 
     async fn error(payload: &str) -> HandlerError {

@@ -50,13 +50,14 @@ enum Command {
 ///     }
 /// }
 ///
-/// #[tokio::main(flavor = "current_thread")]
+/// #[tokio::main(worker_threads = 1)]
 /// async fn main() -> std::process::ExitCode {
 ///     Worker::new().serve("lengths", Lengths).run().await
 /// }
 /// ```
 ///
-/// The runtime of `main` is the AMQP side's, and one thread is enough for it. Handlers run on `worker.threads` of
+/// The runtime of `main` is the AMQP side's, and one thread is enough for it; as a runtime of the kind that could have
+/// several, because that is woken up by other threads at less cost. Handlers run on `worker.threads` of
 /// their own: one that blocks keeps other handlers waiting, and neither heartbeats nor probes.
 ///
 /// Each pipeline needs its section in `tidegate.toml`, for the coordinator too; `[pipelines.lengths]` may be all of

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use metrics::Histogram;
 use shared::config::SinkChoice;
 use shared::name::PipelineName;
 
@@ -46,16 +47,36 @@ pub struct Served {
     pub deadline: Duration,
     /// Where results are stored, with a commit marker.
     pub sink: SinkChoice,
+    /// How long the handler ran. Looked up once, because a batch may take less time than looking it up.
+    pub seconds: Histogram,
 }
 
 impl Served {
-    /// Results are counted alone.
+    /// With a metric of this name.
+    #[must_use]
+    pub fn new(
+        name: &PipelineName,
+        handler: Arc<dyn AnyHandler>,
+        deadline: Duration,
+        sink: SinkChoice,
+    ) -> Self {
+        let name = name.to_string();
+        Self {
+            handler,
+            deadline,
+            sink,
+            seconds: metrics::histogram!("tidegate_handler_seconds", "pipeline" => name),
+        }
+    }
+
+    /// Results are counted alone, nothing is measured.
     #[must_use]
     pub fn unstored(handler: Arc<dyn AnyHandler>, deadline: Duration) -> Self {
         Self {
             handler,
             deadline,
             sink: false.into(),
+            seconds: Histogram::noop(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use shared::backoff::Backoff;
 use shared::broker::{Message, Publisher, PublishingPool, Verdict};
-use shared::name::{Instance, Key, Lane};
+use shared::name::{Instance, Key, Lane, PipelineName};
 use shared::outcome::{MAX_OUTCOMES_BYTES, MAX_OUTCOMES_PER_MESSAGE, Outcomes, Report};
 use shared::topology::OUTCOMES;
 use tokio::sync::{mpsc, oneshot};
@@ -32,10 +32,15 @@ struct Waiting {
 }
 
 impl Reports {
+    /// Where the outcomes of a key's batches are reported.
+    #[must_use]
+    pub fn lane(&self, key: &Key) -> Lane {
+        key.lane(self.lanes)
+    }
+
     /// Reports an outcome and waits until the broker has it. `false` when the worker stops before that.
-    pub async fn confirmed(&self, key: &Key, report: Report) -> bool {
+    pub async fn confirmed(&self, lane: Lane, report: Report) -> bool {
         let (confirmed, waiting) = oneshot::channel();
-        let lane = key.lane(self.lanes);
         self.queue
             .send(Waiting {
                 lane,
@@ -82,8 +87,10 @@ impl Reporter {
                 .drain(..)
                 .map(|waiting| ((waiting.lane, waiting.report), waiting.confirmed))
                 .unzip();
+            let counts = counts(&reports);
             let messages = self.messages(reports);
             publish(&mut publisher, messages).await;
+            note(counts);
             for confirmed in confirmed {
                 // Nobody waits any more: its connection is gone and the broker delivers again.
                 let _ = confirmed.send(());
@@ -119,6 +126,25 @@ impl Reporter {
             properties: Outcomes::properties(&Uuid::now_v7().to_string(), now),
             body: serde_json::to_vec(&outcomes).expect("outcomes are plain data with text keys"),
         }
+    }
+}
+
+type Counts = BTreeMap<(PipelineName, &'static str), u64>;
+
+fn counts(reports: &[(Lane, Report)]) -> Counts {
+    let mut counts = Counts::new();
+    for (_, report) in reports {
+        let what = (report.pipeline.clone(), report.outcome.word());
+        *counts.entry(what).or_default() += 1;
+    }
+    counts
+}
+
+fn note(counts: Counts) {
+    for ((pipeline, outcome), count) in counts {
+        let pipeline = pipeline.to_string();
+        metrics::counter!("tidegate_outcomes_total", "pipeline" => pipeline, "outcome" => outcome)
+            .increment(count);
     }
 }
 

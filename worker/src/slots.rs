@@ -58,6 +58,13 @@ impl Slots {
         self.take_many(1).await
     }
 
+    /// One that is free, unless somebody waits for it.
+    #[must_use]
+    pub fn try_take(&self) -> Option<Slot<'_>> {
+        let permit = self.0.free.try_acquire().ok()?;
+        Some(self.slot(permit))
+    }
+
     /// Waits until all are free, and takes them. Whoever asks after this waits until they are given back.
     pub async fn take_all(&self) -> Slot<'_> {
         let mut count = self.0.count.subscribe();
@@ -72,8 +79,12 @@ impl Slots {
 
     async fn take_many(&self, count: u32) -> Slot<'_> {
         let permit = self.0.free.acquire_many(count).await;
+        self.slot(permit.expect("the slots are never closed"))
+    }
+
+    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>) -> Slot<'a> {
         Slot {
-            permit: Some(permit.expect("the slots are never closed")),
+            permit: Some(permit),
             slots: self,
             since: Instant::now(),
         }
@@ -146,9 +157,10 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_all_slots_gets_as_many_as_there_are() {
         let slots = Slots::new(2, Pace::new(0..=0));
-        let one = slots.take().await;
+        let one = slots.try_take().unwrap();
         let mut all = std::pin::pin!(slots.take_all());
         assert!(all.as_mut().now_or_never().is_none());
+        assert!(slots.try_take().is_none(), "the free one is waited for");
         slots.resize(1);
         drop(one);
         assert!(all.now_or_never().is_some());

@@ -128,11 +128,11 @@ impl Trial {
         let processing = process(
             &threads,
             &self.served,
-            batch,
+            batch.into(),
             Cursor::kept_in(kept.clone(), self.found.clone()),
             holding.reporter(id),
             self.permits.clone(),
-            &stop,
+            stop.cancelled(),
         );
         let cancelling = async {
             match self.cancel_after {
@@ -201,7 +201,7 @@ fn tried(processed: Processed, took: Duration) -> Tried {
     };
     let rows = match &ended {
         Ok(output) => match &output.rows {
-            Rows::Json(rows) => rows.clone(),
+            Rows::Json(rows) => rows.iter().map(raw).collect(),
             _ => Vec::new(),
         },
         Err(_) => Vec::new(),
@@ -213,6 +213,10 @@ fn tried(processed: Processed, took: Duration) -> Tried {
         cursor: None,
         took,
     }
+}
+
+fn raw(row: &str) -> Box<RawValue> {
+    RawValue::from_string(row.to_owned()).expect("rows are JSON")
 }
 
 impl Tried {

@@ -66,12 +66,16 @@ impl ConsumeStage {
             .and_then(|()| Batch::decode(&delivery.properties, &delivery.data));
         let batch = match decoded {
             Ok(batch) => batch,
-            Err(error) => return self.refuse(held, delivery, &pipeline, error).await,
+            Err(error) => {
+                // What seldom happens stands apart, so that every batch's task need not have room for it.
+                let refusing = self.refuse(held, delivery, &pipeline, error);
+                return Box::pin(refusing).await;
+            }
         };
         drop(delivery);
         let work = Work {
             held: held.of(batch.id, &self.holding),
-            batch,
+            batch: Arc::new(batch),
             redelivered,
             took: None,
         };
@@ -102,9 +106,9 @@ impl ConsumeStage {
             Turn::Cancelled => {
                 let reason = CANCELLED.to_owned();
                 let released = Some(Outcome::Released { reason });
-                self.end_unrun(served, work, released).await
+                Box::pin(self.end_unrun(served, work, released)).await
             }
-            Turn::Drop => self.end_unrun(served, work, None).await,
+            Turn::Drop => Box::pin(self.end_unrun(served, work, None)).await,
         };
         match ended {
             Ok(()) => {}
@@ -126,12 +130,15 @@ impl ConsumeStage {
 
     /// Waits for a slot, or for a reason not to run.
     async fn turn(&self, session: &Session, served: &Served, work: &Work) -> Turn<'_> {
+        if let Some(slot) = self.slot_at_once(session, work) {
+            return Turn::Run(slot);
+        }
         let patience = self
             .consumer_timeout
             .saturating_sub(served.deadline + CONSUMER_TIMEOUT_MARGIN);
         let waiting = async {
             if work.redelivered {
-                self.suspects_turn(work).await
+                Box::pin(self.suspects_turn(work)).await
             } else {
                 Turn::Run(self.slots.take().await)
             }
@@ -154,6 +161,20 @@ impl ConsumeStage {
             return Turn::GiveBack;
         }
         turn
+    }
+
+    /// A slot that is free, where nothing has to be asked and nothing speaks against running: mostly so, and much
+    /// cheaper than waiting for several things at once.
+    fn slot_at_once(&self, session: &Session, work: &Work) -> Option<Slot<'_>> {
+        let is_to_wait = work.redelivered
+            || self.draining.is_cancelled()
+            || session.closed.is_cancelled()
+            || session.over.is_cancelled()
+            || self.control.cancelled.contains(work.batch.run);
+        if is_to_wait {
+            return None;
+        }
+        self.slots.try_take()
     }
 
     /// A batch that was delivered before may have killed its worker: the coordinator knows.
@@ -244,29 +265,25 @@ impl ConsumeStage {
             }
         }
         let started = Instant::now();
-        let stop = session.over.child_token();
-        let processed = {
-            let mut processing = std::pin::pin!(process(
-                &self.threads,
-                served,
-                work.batch.clone(),
-                self.cursor(&work).await,
-                self.holding.reporter(work.batch.id),
-                self.permits.clone(),
-                &stop
-            ));
+        let unwanted = async {
             tokio::select! {
-                processed = &mut processing => processed,
-                () = self.control.cancelled.wait(work.batch.run) => {
-                    stop.cancel();
-                    processing.await
-                }
+                biased;
+                () = session.over.cancelled() => {}
+                () = self.control.cancelled.wait(work.batch.run) => {}
             }
         };
+        let processed = process(
+            &self.threads,
+            served,
+            work.batch.clone(),
+            self.cursor(&work).await,
+            self.holding.reporter(work.batch.id),
+            self.permits.clone(),
+            unwanted,
+        )
+        .await;
         work.took = Some(started.elapsed());
-        let pipeline = work.batch.pipeline.to_string();
-        metrics::histogram!("tidegate_handler_seconds", "pipeline" => pipeline)
-            .record(started.elapsed());
+        served.seconds.record(started.elapsed());
         shared::failpoint::reach("w.handler.done");
         match processed {
             Processed::Ended(Err(HandlerError::CoordinatorAway)) => {

@@ -41,7 +41,7 @@ impl ConsumeStage {
             let reason = "unsupported_version".to_owned();
             let work = Work {
                 held,
-                batch,
+                batch: batch.into(),
                 redelivered: delivery.redelivered,
                 took: None,
             };

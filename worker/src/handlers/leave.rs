@@ -107,14 +107,14 @@ mod tests {
     async fn noted(limits: &[&str], result: Result<Output, HandlerError>) -> Vec<String> {
         let notes = Arc::new(Notes::default());
         let ctx = BatchContext {
-            batch: Batch {
+            batch: Arc::new(Batch {
                 id: BatchId::generate(),
                 run: RunId::generate(),
                 pipeline: PipelineName::new("p").unwrap(),
                 key: Key::new("tenant").unwrap(),
                 attempt: Attempt::new(1),
                 payload: RawValue::NULL.to_owned(),
-            },
+            }),
             deadline: Instant::now() + Duration::from_mins(1),
             cancelled: CancellationToken::new(),
             permits: notes.clone(),

@@ -1,9 +1,10 @@
 //! NDJSON → rows, within limits. Reaching one is final for the batch; a bad line is only remembered, because
 //! whoever wrote it may still say something better about why it is broken.
 
-use serde_json::value::RawValue;
-use shared::payload::check_json;
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::json_rows::JsonRows;
 
 /// Most bytes of output.
 pub(super) const MAX_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
@@ -48,10 +49,17 @@ impl Lines {
         if self.bytes > MAX_OUTPUT_BYTES {
             return Err(Flood::Bytes);
         }
-        while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
-            self.extend(&piece[..end])?;
-            self.end(&mut take)?;
-            piece = &piece[end + 1..];
+        while let Some(end) = memchr(b'\n', piece) {
+            let (ended, rest) = (&piece[..end], &piece[end + 1..]);
+            if self.line.is_empty() && end <= MAX_LINE_BYTES {
+                // Most lines are whole here, and need not be copied.
+                self.ended += 1;
+                hand_over(ended, self.ended, &mut take)?;
+            } else {
+                self.extend(ended)?;
+                self.end(&mut take)?;
+            }
+            piece = rest;
         }
         self.extend(piece)
     }
@@ -62,10 +70,7 @@ impl Lines {
         mut take: impl FnMut(usize, &[u8]) -> Result<(), Flood>,
     ) -> Result<(), Flood> {
         self.ended += 1;
-        let line = self.line.trim_ascii();
-        if !line.is_empty() {
-            take(self.ended, line)?;
-        }
+        hand_over(&self.line, self.ended, &mut take)?;
         self.line.clear();
         Ok(())
     }
@@ -84,25 +89,38 @@ impl Lines {
     }
 }
 
+fn hand_over(
+    line: &[u8],
+    number: usize,
+    take: &mut impl FnMut(usize, &[u8]) -> Result<(), Flood>,
+) -> Result<(), Flood> {
+    match line.trim_ascii() {
+        [] => Ok(()),
+        line => take(number, line),
+    }
+}
+
 /// Rows that are accepted so far.
 #[derive(Debug, Default)]
 pub(super) struct Accepted {
-    rows: Vec<Box<RawValue>>,
+    rows: JsonRows,
     /// What is wrong with the first bad line.
     problem: Option<String>,
 }
 
 impl Accepted {
-    /// Takes a row, unless a line before it was bad.
-    pub(super) fn push(&mut self, row: Box<RawValue>) -> Result<(), Flood> {
-        match self.problem {
-            Some(_) => Ok(()),
-            None if self.rows.len() == MAX_ROWS => Err(Flood::Rows),
-            None => {
-                self.rows.push(row);
-                Ok(())
-            }
+    /// Takes the row of this line, unless a line before it was bad.
+    pub(super) fn push(&mut self, line: usize, row: &str) -> Result<(), Flood> {
+        if self.problem.is_some() {
+            return Ok(());
         }
+        if self.rows.len() == MAX_ROWS {
+            return Err(Flood::Rows);
+        }
+        if let Err(problem) = self.rows.push(row) {
+            self.object(line, &problem.to_string());
+        }
+        Ok(())
     }
 
     /// Remembers what is wrong with a line, unless something was wrong before.
@@ -112,10 +130,10 @@ impl Accepted {
     }
 
     /// The rows; or, if a line was bad, what is wrong with the first such line.
-    pub(super) fn into_rows(self) -> Result<Vec<Box<RawValue>>, String> {
+    pub(super) fn into_rows(self) -> Result<JsonRows, String> {
         match self.problem {
             Some(problem) => Err(problem),
-            None => Ok(self.rows),
+            None => Ok(self.rows.complete()),
         }
     }
 }
@@ -144,7 +162,7 @@ impl RowReader {
     }
 
     /// The rows; or, if a line was no row, what is wrong with the first such line.
-    pub(super) fn into_rows(self) -> Result<Vec<Box<RawValue>>, String> {
+    pub(super) fn into_rows(self) -> Result<JsonRows, String> {
         let Self {
             mut lines,
             mut accepted,
@@ -157,19 +175,11 @@ impl RowReader {
 }
 
 fn take_row(accepted: &mut Accepted, number: usize, line: &[u8]) -> Result<(), Flood> {
-    match read_row(line) {
-        Ok(row) => accepted.push(row),
-        Err(problem) => {
-            accepted.object(number, &problem);
-            Ok(())
-        }
+    if let Ok(row) = std::str::from_utf8(line) {
+        return accepted.push(number, row);
     }
-}
-
-fn read_row(line: &[u8]) -> Result<Box<RawValue>, String> {
-    let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
-    check_json(text).map_err(|error| error.to_string())?;
-    RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
+    accepted.object(number, "is not UTF-8");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -184,7 +194,7 @@ mod tests {
                 reader.push(piece).map_err(|flood| flood.to_string())?;
             }
             let rows = reader.into_rows()?;
-            Ok(rows.iter().map(|row| row.get().to_owned()).collect())
+            Ok(rows.iter().map(str::to_owned).collect())
         };
         let whole = read(text.len().max(1));
         for size in 1..=5 {

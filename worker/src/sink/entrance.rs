@@ -227,7 +227,7 @@ mod tests {
     async fn what_is_under_way_is_bounded_by_bytes_and_not_by_number() {
         let row = |bytes: usize| {
             let text = format!("\"{}\"", "x".repeat(bytes));
-            Rows::Json(vec![RawValue::from_string(text).unwrap()])
+            Rows::Json(std::iter::once(RawValue::from_string(text).unwrap()).collect())
         };
         // One that is larger than all the room goes alone.
         for (bytes, at_once) in [(400, 64), (10_000, 6), (100_000, 1)] {

@@ -15,9 +15,9 @@ pub(super) fn digest(rows: &Rows) -> Vec<u8> {
         Rows::Slice(slice) => slice.rows.content_hash().to_bytes().to_vec(),
         Rows::Json(rows) => {
             let mut hash = Xxh3::new();
-            for row in rows {
-                hash.update(&(row.get().len() as u64).to_le_bytes());
-                hash.update(row.get().as_bytes());
+            for row in rows.iter() {
+                hash.update(&(row.len() as u64).to_le_bytes());
+                hash.update(row.as_bytes());
             }
             hash.digest128().to_be_bytes().to_vec()
         }
@@ -59,7 +59,7 @@ pub(super) fn check_json(rows: &Rows) -> Result<(), SinkError> {
     let Rows::Json(rows) = rows else {
         return Ok(());
     };
-    match rows.iter().position(|row| contains_nul(row.get())) {
+    match rows.iter().position(contains_nul) {
         None => Ok(()),
         Some(index) => Err(SinkError::Unfit(format!(
             "row {index} contains a NUL character (\\u0000)"

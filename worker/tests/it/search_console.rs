@@ -215,7 +215,7 @@ fn context_with(payload: &impl serde::Serialize, permits: Arc<dyn Permits>) -> B
     };
     let deadline = Instant::now() + Duration::from_mins(5);
     BatchContext {
-        batch,
+        batch: batch.into(),
         deadline,
         cancelled: CancellationToken::new(),
         permits,

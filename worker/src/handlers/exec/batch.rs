@@ -6,7 +6,6 @@ use std::process::ExitStatus;
 
 use futures::FutureExt;
 use futures::future::FusedFuture;
-use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 use tokio::time::{sleep, timeout};
@@ -19,6 +18,7 @@ use crate::handler::{BatchContext, HandlerError, Output, Rows};
 use crate::handlers::rows::{Flood, RowReader};
 use crate::handlers::stop::{Stop, stop_wanted};
 use crate::handlers::wire::one_line;
+use crate::json_rows::JsonRows;
 
 /// How an attempt's process came to its end.
 enum Ending {
@@ -61,7 +61,7 @@ impl PerBatch {
         })
     }
 
-    fn judge(&self, ending: &Ending, rows: RowReader) -> Result<Vec<Box<RawValue>>, HandlerError> {
+    fn judge(&self, ending: &Ending, rows: RowReader) -> Result<JsonRows, HandlerError> {
         match ending {
             Ending::Exited(status) => match verdict::judge(*status) {
                 Verdict::Completed => rows

@@ -163,7 +163,7 @@ impl Envelope {
         check_statistics(&self.statistics)
             .map_err(|problem| bad(format!("the answer {problem}")))?;
         Ok(Output {
-            rows: Rows::Json(self.rows.kept),
+            rows: Rows::Json(self.rows.kept.into_iter().collect()),
             batch_key: self.batch_key,
             follow_ups: self.follow_ups,
             statistics: self.statistics,

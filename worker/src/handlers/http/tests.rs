@@ -51,7 +51,7 @@ fn context(deadline: Duration) -> BatchContext {
         payload: RawValue::from_string("[1,\n 2]".to_owned()).unwrap(),
     };
     BatchContext {
-        batch,
+        batch: batch.into(),
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
@@ -67,7 +67,7 @@ async fn handle(http: &Http, ctx: &BatchContext) -> Result<Output, HandlerError>
 fn rows(output: &Output) -> Vec<&str> {
     match &output.rows {
         Rows::None => Vec::new(),
-        Rows::Json(rows) => rows.iter().map(|row| row.get()).collect(),
+        Rows::Json(rows) => rows.iter().collect(),
         other @ Rows::Slice(_) => panic!("{other:?}"),
     }
 }

@@ -49,9 +49,9 @@ impl Format {
 
 fn write_lines(all_rows: &[Arc<Rows>], out: &mut impl Write) -> io::Result<()> {
     for rows in all_rows {
-        for row in documents(rows).map_err(io::Error::other)? {
+        for row in documents(rows).map_err(io::Error::other)?.iter() {
             // What an endpoint answers may have lines of its own.
-            out.write_all(one_line(row.get()).as_bytes())?;
+            out.write_all(one_line(row).as_bytes())?;
             out.write_all(b"\n")?;
         }
     }

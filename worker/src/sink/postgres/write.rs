@@ -81,7 +81,7 @@ impl Columns {
                     .map_err(|e| super::sink_error(sqlx::Error::Encode(Box::new(e))))?;
                 self.batches.push(batch.clone());
                 self.indexes.push(index);
-                self.results.push(row.get().to_owned());
+                self.results.push(row.to_owned());
             }
             written = rows.len() as u64;
         }

@@ -114,8 +114,7 @@ impl RowWriter for Target {
             format!("INSERT INTO \"{table}\" ({names}) VALUES {values}")
         };
         let bind = |arguments: &mut SqliteArguments, index: usize| {
-            let mut cells = Vec::with_capacity(columns);
-            self.shape.read(index, &rows[index], &mut cells)?;
+            let cells = self.shape.read(index, &rows[index])?;
             cells.iter().try_for_each(|cell| add(arguments, cell))
         };
         insert_rows(connection, rows.len(), columns, insert, bind).await?;

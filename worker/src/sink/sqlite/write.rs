@@ -15,6 +15,7 @@ use super::sink_error;
 use super::transaction::RowWriter;
 use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
+use crate::json_rows::JsonRows;
 use crate::sink::marker::{stored, with_counts};
 use crate::sink::schema::{self, KnownSets};
 use crate::sink::waiting::Write;
@@ -89,7 +90,7 @@ async fn make_tables(
 async fn insert_json(
     connection: &mut SqliteConnection,
     marker: &Marker,
-    rows: &[Box<serde_json::value::RawValue>],
+    rows: &JsonRows,
 ) -> Result<(), SinkError> {
     let batch = Arc::new(marker.batch.to_string());
     let insert = |values: usize| {
@@ -101,7 +102,7 @@ async fn insert_json(
     let bind = |arguments: &mut SqliteArguments, index: usize| {
         arguments.add(Arc::clone(&batch))?;
         arguments.add(i64::try_from(index)?)?;
-        arguments.add(rows[index].get().to_owned())
+        arguments.add(rows[index].to_owned())
     };
     insert_rows(connection, rows.len(), 3, insert, bind).await
 }

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use serde_json::value::RawValue;
 use shared::config::{Column, ColumnType};
 
+use self::read::Reader;
 use super::SinkError;
 use crate::handler::Rows;
+use crate::json_rows::JsonRows;
 
 /// The columns of a table or file.
 #[derive(Debug)]
@@ -127,35 +128,33 @@ impl Shape {
         rows: &'a Rows,
         mut take: impl FnMut(&[Cell<'a>]) -> Result<(), SinkError>,
     ) -> Result<(), SinkError> {
+        let mut reader = Reader::new(self);
         let mut cells = Vec::with_capacity(self.columns.len());
         for (index, row) in documents(rows)?.iter().enumerate() {
-            cells.clear();
-            self.read(index, row, &mut cells)?;
+            reader.read(index, row, &mut cells)?;
             take(&cells)?;
         }
         Ok(())
+    }
+
+    /// The cells of one row.
+    pub(super) fn read<'a>(&self, index: usize, row: &'a str) -> Result<Vec<Cell<'a>>, SinkError> {
+        let mut cells = Vec::with_capacity(self.columns.len());
+        Reader::new(self).read(index, row, &mut cells)?;
+        Ok(cells)
     }
 
     /// Whether all rows fit.
     pub(super) fn check(&self, rows: &Rows) -> Result<(), SinkError> {
         self.each_row(rows, |_| Ok(()))
     }
-
-    pub(super) fn read<'a>(
-        &self,
-        index: usize,
-        row: &'a RawValue,
-        cells: &mut Vec<Cell<'a>>,
-    ) -> Result<(), SinkError> {
-        read::row(self, row.get(), cells)
-            .map_err(|problem| SinkError::Unfit(format!("row {index}: {problem}")))
-    }
 }
 
 /// The rows of a handler that gives JSON documents.
-pub(super) fn documents(rows: &Rows) -> Result<&[Box<RawValue>], SinkError> {
+pub(super) fn documents(rows: &Rows) -> Result<&JsonRows, SinkError> {
+    static NONE: JsonRows = JsonRows::NONE;
     match rows {
-        Rows::None => Ok(&[]),
+        Rows::None => Ok(&NONE),
         Rows::Json(rows) => Ok(rows),
         Rows::Slice(_) => Err(SinkError::Unfit(
             "slices of Search Analytics go into the default sink alone".to_owned(),
@@ -171,6 +170,7 @@ pub(super) fn days_since(epoch: Date, day: Date) -> i32 {
 #[cfg(test)]
 mod tests {
     use jiff::civil::date;
+    use serde_json::value::RawValue;
     use shared::search_console::SearchType;
 
     use super::*;
@@ -218,11 +218,13 @@ mod tests {
         format!("{{{}}}", text.join(","))
     }
 
+    fn documents_of(texts: &[&str]) -> Rows {
+        let document = |text: &&str| RawValue::from_string((*text).to_owned()).unwrap();
+        Rows::Json(texts.iter().map(document).collect())
+    }
+
     fn problem(text: &str) -> String {
-        let rows = Rows::Json(vec![
-            RawValue::from_string(row("t", Some("\"fine\""))).unwrap(),
-            RawValue::from_string(text.to_owned()).unwrap(),
-        ]);
+        let rows = documents_of(&[&row("t", Some("\"fine\"")), text]);
         match all().check(&rows) {
             Err(SinkError::Unfit(problem)) => problem,
             other => panic!("{text}: {other:?}"),
@@ -232,8 +234,7 @@ mod tests {
     #[test]
     fn fields_find_their_columns_in_any_order() {
         let shape = shape(&["a text", "b bigint null", "c json"]);
-        let text = r#"{"c": {"x": 1.50}, "a": "ä\n\"q\""}"#.to_owned();
-        let rows = Rows::Json(vec![RawValue::from_string(text).unwrap()]);
+        let rows = documents_of(&[r#"{"c": {"x": 1.50}, "a": "ä\n\"q\""}"#]);
         shape
             .each_row(&rows, |cells| {
                 let expected = [
@@ -245,6 +246,30 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+    }
+
+    #[test]
+    fn rows_need_not_be_alike() {
+        let shape = shape(&["a bigint null", "b bigint null", "c bigint null"]);
+        let rows = documents_of(&[
+            r#"{"c":3,"a":1,"b":2}"#,
+            r#"{"c":3,"a":1,"b":2}"#,
+            r#"{"a":1}"#,
+            "{}",
+            r#"{"b":2,"c":3,"a":1}"#,
+        ]);
+        let mut read = Vec::new();
+        let keep = |cells: &[Cell<'_>]| {
+            let number = |cell: &Cell<'_>| match cell {
+                Cell::Integer(number) => *number,
+                _ => 0,
+            };
+            read.push(cells.iter().map(number).collect::<Vec<_>>());
+            Ok(())
+        };
+        shape.each_row(&rows, keep).unwrap();
+        let (whole, first, none) = (vec![1, 2, 3], vec![1, 0, 0], vec![0, 0, 0]);
+        assert_eq!(read, [whole.clone(), whole.clone(), first, none, whole]);
     }
 
     #[test]
@@ -264,7 +289,7 @@ mod tests {
             ("n", "null"),
         ] {
             let text = row(field, Some(value));
-            let rows = Rows::Json(vec![RawValue::from_string(text.clone()).unwrap()]);
+            let rows = documents_of(&[&text]);
             all()
                 .check(&rows)
                 .unwrap_or_else(|error| panic!("{text}: {error}"));

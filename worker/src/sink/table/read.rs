@@ -12,35 +12,62 @@ use shared::config::{Column, ColumnType};
 use shared::payload::contains_nul;
 
 use super::{Cell, Shape};
+use crate::sink::SinkError;
 
 /// Most bytes of a wrong value that are shown.
 const SHOWN_BYTES: usize = 60;
 
-/// Reads a row into `cells`, or says what is wrong with it.
-pub(super) fn row<'a>(
-    shape: &Shape,
-    text: &'a str,
-    cells: &mut Vec<Cell<'a>>,
-) -> Result<(), String> {
-    if !text.trim_start().starts_with('{') {
-        return Err(format!("is no object: {}", shortened(text)));
+/// Reads row after row.
+pub(super) struct Reader<'s> {
+    shape: &'s Shape,
+    /// The places of the last row's fields, in their order: whoever writes many rows writes all of them alike.
+    usual: Vec<usize>,
+    /// Which columns the row has.
+    found: Vec<bool>,
+}
+
+impl<'s> Reader<'s> {
+    pub(super) fn new(shape: &'s Shape) -> Self {
+        let places = 0..shape.columns.len();
+        Self {
+            shape,
+            found: vec![false; places.len()],
+            usual: places.collect(),
+        }
     }
-    // Where a field is missing, this is left.
-    let mut found = vec![false; shape.columns.len()];
-    cells.resize(shape.columns.len(), Cell::Null);
-    let fields = Fields {
-        shape,
-        cells,
-        found: &mut found,
-    };
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    deserializer
-        .deserialize_map(fields)
-        .map_err(|error| in_words(&error))?;
-    let mut columns = shape.columns.iter().zip(found);
-    match columns.find(|(column, is_there)| !is_there && !column.is_nullable) {
-        Some((column, _)) => Err(format!("column {:?} is missing", column.name)),
-        None => Ok(()),
+
+    /// Reads a row into `cells`, or says what is wrong with it.
+    pub(super) fn read<'a>(
+        &mut self,
+        index: usize,
+        text: &'a str,
+        cells: &mut Vec<Cell<'a>>,
+    ) -> Result<(), SinkError> {
+        self.row(text, cells)
+            .map_err(|problem| SinkError::Unfit(format!("row {index}: {problem}")))
+    }
+
+    fn row<'a>(&mut self, text: &'a str, cells: &mut Vec<Cell<'a>>) -> Result<(), String> {
+        if !text.trim_start().starts_with('{') {
+            return Err(format!("is no object: {}", shortened(text)));
+        }
+        // Where a field is missing, this is left.
+        self.found.fill(false);
+        cells.clear();
+        cells.resize(self.shape.columns.len(), Cell::Null);
+        let fields = Fields {
+            reader: self,
+            cells,
+        };
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        deserializer
+            .deserialize_map(fields)
+            .map_err(|error| in_words(&error))?;
+        let mut columns = self.shape.columns.iter().zip(&self.found);
+        match columns.find(|(column, is_there)| !**is_there && !column.is_nullable) {
+            Some((column, _)) => Err(format!("column {:?} is missing", column.name)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -62,9 +89,8 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 /// Reads all fields.
 struct Fields<'s, 'c, 'a> {
-    shape: &'s Shape,
+    reader: &'c mut Reader<'s>,
     cells: &'c mut [Cell<'a>],
-    found: &'c mut [bool],
 }
 
 impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
@@ -75,13 +101,19 @@ impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut usual = 0;
-        while let Some(place) = map.next_key_seed(Name {
-            shape: self.shape,
+        let Reader {
+            shape,
             usual,
-        })? {
-            let column = &self.shape.columns[place];
-            if std::mem::replace(&mut self.found[place], true) {
+            found,
+        } = self.reader;
+        let shape = *shape;
+        for field in 0.. {
+            let expected = usual.get(field).copied();
+            let Some(place) = map.next_key_seed(Name { shape, expected })? else {
+                break;
+            };
+            let column = &shape.columns[place];
+            if std::mem::replace(&mut found[place], true) {
                 return Err(A::Error::custom(format!(
                     "column {:?} comes twice",
                     column.name
@@ -96,7 +128,8 @@ impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
                     A::Error::custom(format!("column {:?}: {error}", column.name))
                 }
             })?;
-            usual = place + 1;
+            // There are never more fields than columns: one that comes twice ends it.
+            usual[field] = place;
         }
         Ok(())
     }
@@ -105,8 +138,8 @@ impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
 /// Reads the name of a field as the place of its column.
 struct Name<'s> {
     shape: &'s Shape,
-    /// Rows mostly have their fields in the order of the columns.
-    usual: usize,
+    /// Whose name it probably is.
+    expected: Option<usize>,
 }
 
 impl<'a> DeserializeSeed<'a> for Name<'_> {
@@ -126,11 +159,10 @@ impl Visitor<'_> for Name<'_> {
 
     fn visit_str<E: Error>(self, name: &str) -> Result<usize, E> {
         let columns = &self.shape.columns;
-        if columns
-            .get(self.usual)
-            .is_some_and(|column| column.name == name)
+        if let Some(expected) = self.expected
+            && columns[expected].name == name
         {
-            return Ok(self.usual);
+            return Ok(expected);
         }
         self.shape.places.get(name).copied().ok_or_else(|| {
             let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use shared::id::BatchId;
 use shared::name::Key;
 use shared::outcome::{FollowUp, Statistics};
-use shared::payload::{check_json, contains_nul};
+use shared::payload::contains_nul;
 use shared::presence::Progress;
 
 use crate::cursor::MAX_CURSOR_BYTES;
@@ -18,10 +18,11 @@ use crate::handlers::wire::{check_statistics, delay, throttle};
 /// One line.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Word {
+pub(super) enum Word<'a> {
     /// It can work, and speaks this version of the protocol.
     Ready(u32),
-    Row(Box<RawValue>),
+    #[serde(borrow)]
+    Row(&'a RawValue),
     FollowUp(FollowUp),
     /// How far it has come, for itself.
     Cursor(Box<RawValue>),
@@ -51,9 +52,9 @@ pub(super) enum Word {
     },
 }
 
-impl Word {
+impl<'a> Word<'a> {
     /// Reads a line, or says what is wrong with it.
-    pub(super) fn read(line: &[u8]) -> Result<Self, String> {
+    pub(super) fn read(line: &'a [u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
         let word = serde_json::from_str(text).map_err(|error| {
             // There is only ever one line.
@@ -62,7 +63,8 @@ impl Word {
             format!("is none of the protocol's: {reason}")
         })?;
         match &word {
-            Self::Row(row) => check_json(row.get()).map_err(|error| error.to_string())?,
+            // Rows are checked as they are taken.
+            Self::Row(_) => {}
             Self::Completed { statistics, .. } => check_statistics(statistics)?,
             // Follow-ups are checked as payloads are, when the batch is committed.
             _ if contains_nul(text) => return Err("contains a NUL character".to_owned()),
@@ -191,7 +193,7 @@ impl Said {
             return Ok(());
         }
         let (batch, end) = match Word::read(line) {
-            Ok(Word::Row(row)) => return self.accepted.push(row),
+            Ok(Word::Row(row)) => return self.accepted.push(number, row.get()),
             Ok(Word::FollowUp(follow_up)) => {
                 self.follow_ups.push(follow_up);
                 return Ok(());

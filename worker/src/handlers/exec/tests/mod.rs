@@ -49,7 +49,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
         payload: RawValue::from_string(payload.to_owned()).unwrap(),
     };
     BatchContext {
-        batch,
+        batch: batch.into(),
         deadline: Instant::now() + deadline,
         cancelled: CancellationToken::new(),
         permits: Unlimited::shared(),
@@ -61,7 +61,7 @@ fn context(payload: &str, deadline: Duration) -> BatchContext {
 async fn handle(exec: &Exec, ctx: &BatchContext) -> Result<Vec<String>, HandlerError> {
     let output = exec.handle(ctx.batch.payload.clone(), ctx).await?;
     match output.rows {
-        Rows::Json(rows) => Ok(rows.iter().map(|row| row.get().to_owned()).collect()),
+        Rows::Json(rows) => Ok(rows.iter().map(str::to_owned).collect()),
         other => panic!("{other:?}"),
     }
 }
