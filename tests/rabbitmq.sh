@@ -37,7 +37,7 @@ for program in rabbitmq-server rabbitmqctl; do
   printf '#!/bin/sh\nexec chroot %q /usr/lib/rabbitmq/bin/%s "$@"\n' "$root" $program >"$scripts/$program"
   chmod +x "$scripts/$program"
 done
-export TIDEGATE_TEST_RABBITMQ=$scripts
+export TIDEGATE_TEST_RABBITMQ_SCRIPTS=$scripts
 
 say "building Tidegate and its tests …"
 cargo build --workspace --bins --tests

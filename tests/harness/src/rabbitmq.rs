@@ -29,7 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 const START_TRIES: usize = 3;
 
 /// Names a folder with the scripts of another RabbitMQ than the installed one.
-const SCRIPTS: &str = "TIDEGATE_TEST_RABBITMQ";
+const SCRIPTS: &str = "TIDEGATE_TEST_RABBITMQ_SCRIPTS";
 /// Where the release's own scripts are. Debian's `/usr/sbin/rabbitmq-server` would change to the user
 /// `rabbitmq` and read `/etc/rabbitmq`.
 const SCRIPT_FOLDERS: [&str; 4] = [
