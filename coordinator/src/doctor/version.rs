@@ -6,11 +6,16 @@ const NAME: &str = "broker.version";
 
 /// What is to be said about a broker of this version.
 pub(super) fn check(product: &str, version: &str) -> Check {
-    let seen = format!("{product} {version}");
+    let mut seen = format!("{product} {version}");
     if product != "RabbitMQ" {
         return Check::warn(NAME, seen).advise("Tidegate is tested with RabbitMQ alone");
     }
-    match numbers(version) {
+    let numbers = numbers(version);
+    for difference in numbers.map(differences).unwrap_or_default() {
+        seen.push_str("; ");
+        seen.push_str(difference);
+    }
+    match numbers {
         Some([4, 3, patch]) if patch >= 5 => Check::ok(NAME, seen),
         Some([4, 2, patch]) if patch >= 10 => Check::ok(NAME, seen),
         Some([4, minor, _]) if minor >= 4 => Check::ok(NAME, seen),
@@ -23,6 +28,21 @@ pub(super) fn check(product: &str, version: &str) -> Check {
         Some(_) => Check::fail(NAME, seen).advise("quorum queues need 3.10 or later: upgrade"),
         None => Check::unknown(NAME, seen),
     }
+}
+
+/// What such a version does otherwise than 4.3, as far as it changes what an operator sees of Tidegate. Source: the
+/// release notes of 4.3.0, and the guides to quorum queues and consumers.
+fn differences(version: [u32; 3]) -> Vec<&'static str> {
+    let mut differences = Vec::new();
+    if version < [4, 3, 0] {
+        differences
+            .push("a batch that is given back counts towards the delivery limit of its queue");
+        differences.push("one that outlasts consumer_timeout costs its worker all that it holds");
+    }
+    if version < [3, 12, 0] {
+        differences.push("consumer_timeout can only be set for a whole node");
+    }
+    differences
 }
 
 /// Major, minor, patch; whatever follows them (`-rc.1`, `+build`) does not matter.
@@ -59,5 +79,15 @@ mod tests {
             assert_eq!(check("RabbitMQ", version).finding, expected, "{version}");
         }
         assert_eq!(check("LavinMQ", "2.0.0").finding, Finding::Warn);
+    }
+
+    #[test]
+    fn it_is_told_what_older_versions_do_otherwise() {
+        for (version, count) in [("3.10.8", 3), ("3.12.0", 2), ("4.2.10", 2), ("4.3.0", 0)] {
+            let differences = differences(numbers(version).unwrap());
+            assert_eq!(differences.len(), count, "{version}");
+            let seen = check("RabbitMQ", version).detail;
+            assert!(differences.iter().all(|d| seen.contains(d)), "{seen}");
+        }
     }
 }
