@@ -15,8 +15,10 @@ pub struct FromFiles<T, E> {
 }
 
 struct State<T> {
-    /// What the files looked like before they were last read.
+    /// What the files looked like before they were last read with success.
     seen: Vec<Option<Look>>,
+    /// What they looked like when they could not be used, and somebody was told.
+    useless: Option<Vec<Option<Look>>>,
     value: Arc<T>,
 }
 
@@ -42,12 +44,17 @@ impl<T, E: fmt::Display> FromFiles<T, E> {
         Ok(Self {
             files,
             make: Box::new(make),
-            state: Mutex::new(State { seen, value }),
+            state: Mutex::new(State {
+                seen,
+                useless: None,
+                value,
+            }),
         })
     }
 
     /// The value of the files as they are now. When they have become useless the last good one stays, and a warning
-    /// says so, once for each change. Costs one `stat` a file.
+    /// says so, once for each change; they are read each time then, since the fault may be this machine's and pass.
+    /// Otherwise it costs one `stat` a file.
     pub fn get(&self) -> Arc<T> {
         if self.files.is_empty() {
             return self.lock().value.clone();
@@ -55,17 +62,20 @@ impl<T, E: fmt::Display> FromFiles<T, E> {
         let now = look(&self.files);
         let mut state = self.lock();
         if state.seen != now {
-            state.seen = now;
             let files: Vec<_> = self.files.iter().map(|f| f.display().to_string()).collect();
             let files = files.join(", ");
             match (self.make)() {
                 Ok(value) => {
                     state.value = Arc::new(value);
+                    state.seen = now;
+                    state.useless = None;
                     tracing::info!(files, "files have changed and were read again");
                 }
-                Err(error) => {
+                Err(error) if state.useless.as_ref() != Some(&now) => {
                     tracing::warn!(%error, files, "files have changed and cannot be used, what they held before stays");
+                    state.useless = Some(now);
                 }
+                Err(_) => {}
             }
         }
         state.value.clone()

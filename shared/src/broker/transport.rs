@@ -4,10 +4,8 @@
 use std::io;
 
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnector};
-use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use rustls::pki_types::ServerName;
-use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -19,7 +17,7 @@ pub(super) async fn connect(
     config: &BrokerConfig,
     properties: ConnectionProperties,
 ) -> Result<Connection, BrokerError> {
-    let (uri, tls) = (uri(config)?, config.client_tls()?);
+    let (uri, tls) = (config.client_uri()?, config.client_tls()?);
     let tls = tls.map(RustlsConnector::from);
     let runtime = lapin::runtime::default_runtime().expect("called inside a tokio runtime");
     let connecting = Connection::connector(
@@ -43,7 +41,7 @@ pub(super) async fn connect(
 
 /// Reads how the broker introduces itself, from a connection of its own.
 pub(super) async fn greeting(config: &BrokerConfig) -> Result<Option<Greeting>, BrokerError> {
-    let (uri, tls) = (uri(config)?, config.client_tls()?);
+    let (uri, tls) = (config.client_uri()?, config.client_tls()?);
     let reading = async {
         let host = uri.authority.host;
         let stream = TcpStream::connect((host.as_str(), uri.authority.port)).await?;
@@ -56,14 +54,4 @@ pub(super) async fn greeting(config: &BrokerConfig) -> Result<Option<Greeting>, 
     reading
         .await
         .map_err(|error| BrokerError::reaching(&config.address(), &error))
-}
-
-fn uri(config: &BrokerConfig) -> Result<AMQPUri, BrokerError> {
-    let url = config.client_url()?;
-    url.expose_secret()
-        .parse()
-        .map_err(|problem| BrokerError::Unreachable {
-            address: config.address(),
-            problem,
-        })
 }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lapin::uri::AMQPUri;
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 use super::tls::{self, is_this_machine};
 use super::{ConfigError, Span, secret};
@@ -101,7 +102,9 @@ impl BrokerConfig {
             Url::parse(self.url.expose_secret()).expect("checked when the config was loaded");
         if let Some(path) = &self.password_file {
             let password = secret::from_file("broker.password_file", path)?;
-            url.set_password(Some(password.expose_secret()))
+            // It encodes what has a meaning in a URL, and takes '%' for the beginning of what is encoded already.
+            let password = password.expose_secret().replace('%', "%25");
+            url.set_password(Some(&password))
                 .expect("a URL with a host takes a password");
         }
         let kept: Vec<(String, String)> = url
@@ -122,6 +125,13 @@ impl BrokerConfig {
         Ok(SecretString::from(String::from(url)))
     }
 
+    /// The same in the client's own form.
+    pub fn client_uri(&self) -> Result<AMQPUri, ConfigError> {
+        let url = self.client_url()?;
+        let parsed = url.expose_secret().parse();
+        parsed.map_err(|problem: String| ConfigError::wrong("broker.url", problem))
+    }
+
     /// How to speak TLS to it, from the files as they are now; `None` for `amqp://`, which does not.
     pub fn client_tls(&self) -> Result<Option<Arc<ClientConfig>>, ConfigError> {
         if !self.is_tls() {
@@ -133,7 +143,7 @@ impl BrokerConfig {
     }
 
     fn is_tls(&self) -> bool {
-        self.url.expose_secret().starts_with("amqps:")
+        Url::parse(self.url.expose_secret()).is_ok_and(|url| url.scheme() == "amqps")
     }
 
     fn tls_files(&self) -> Result<ClientFiles, ConfigError> {
@@ -197,6 +207,12 @@ impl BrokerConfig {
                 format!("names no host: {hint}"),
             ));
         }
+        if matches!(url.host(), Some(Host::Ipv6(_))) {
+            // It would go to localhost (amq-protocol-uri 10.6).
+            let problem =
+                "has an IPv6 address, which the AMQP client does not take: give it a name";
+            return Err(ConfigError::wrong("broker.url", problem));
+        }
         if self.password_file.is_some() && url.password().is_some() {
             let problem =
                 "is set together with a password in broker.url: leave one of them out".to_owned();
@@ -206,7 +222,7 @@ impl BrokerConfig {
             let problem = "is amqp://, and certificates belong to amqps://";
             return Err(ConfigError::wrong("broker.url", problem));
         }
-        self.client_url()?;
+        self.client_uri()?;
         self.client_tls()?;
         Ok(())
     }

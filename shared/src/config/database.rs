@@ -66,9 +66,10 @@ impl DatabaseUrl {
     /// Who can read along, or answer in its place.
     pub(super) fn unprotected(&self) -> Option<String> {
         let url = self.postgres()?;
-        let host = parameter(&url, &["hostaddr"]).or_else(|| parameter(&url, &["host"]));
+        let host = parameter(&url, &["hostaddr", "host"]);
         let host = host.or_else(|| url.host_str().map(Cow::from));
-        let host = host.filter(|host| !host.is_empty())?;
+        let host = host.filter(|host| !host.is_empty());
+        let host = host.or_else(|| host_of_the_environment().map(Cow::from))?;
         // A path is that of a socket.
         let is_here = ["/", "%2f", "%2F"]
             .iter()
@@ -91,6 +92,12 @@ impl DatabaseUrl {
             Self::Sqlite(_) => None,
         }
     }
+}
+
+/// Where the database library goes when the URL names no host.
+fn host_of_the_environment() -> Option<String> {
+    let mut variables = ["PGHOSTADDR", "PGHOST"].into_iter();
+    variables.find_map(|name| std::env::var(name).ok())
 }
 
 /// The last of these parameters, which is the one that counts.
@@ -150,6 +157,7 @@ mod tests {
             "postgres://u@db.example/d?sslmode=verify-ca",
             "postgres://u@db.example/d?sslmode=verify-full&sslmode=disable",
             "postgres://u@localhost/d?host=db.example",
+            "postgres://u@db.example/d?hostaddr=127.0.0.1&host=db.example",
         ] {
             assert_eq!(unprotected(bad), ["sinks.x.url"], "{bad}");
         }

@@ -152,6 +152,11 @@ mod tests {
                 "broker.key_file: is missing",
             ),
             ("[broker]\nca_file = \"x\"", "belong to amqps://"),
+            ("[broker]\nurl = \"amqp://u:p@[::1]/v\"", "give it a name"),
+            (
+                "[broker]\nurl = \"amqp://h/v?frame_max=128k\"",
+                "broker.url: ",
+            ),
             (
                 "[broker]\nurl = \"amqps://h\"\nca_file = \"/no/ca.pem\"",
                 "cannot read certificate from /no/ca.pem",
@@ -186,7 +191,9 @@ mod tests {
         let broker = read(&toml).unwrap().broker;
         let url = || broker.client_url().unwrap().expose_secret().to_owned();
         assert!(url().starts_with("amqp://u:one@h/v?"), "{}", url());
-        std::fs::write(&file, "t/w@\n").unwrap();
-        assert!(url().starts_with("amqp://u:t%2Fw%40@h/v?"), "{}", url());
+        std::fs::write(&file, "t/%41@\n").unwrap();
+        assert!(url().starts_with("amqp://u:t%2F%2541%40@h/v?"), "{}", url());
+        let password = broker.client_uri().unwrap().authority.userinfo.password;
+        assert_eq!(password, "t/%41@");
     }
 }
