@@ -14,6 +14,8 @@ use crate::holding::{HoldGuard, Holding};
 
 /// So long after the last delivery none is on its way any more.
 const QUIET: Duration = Duration::from_millis(200);
+/// Where deliveries never pause for that long, a consumer is stopped after this all the same.
+const LONGEST_FILLING: Duration = Duration::from_secs(2);
 
 /// A delivery that is neither acked nor given back. Dropping it settles nothing: the broker hands it out
 /// again when the connection ends.
@@ -225,9 +227,10 @@ impl Acks {
     /// nothing comes. What is on its way to a consumer that stops, RabbitMQ gives back itself, and counts it like a
     /// delivery to a worker that died (rabbitmq-server, issue 3729).
     async fn fill(&mut self, window: &mut AckWindow) {
+        let latest = Instant::now() + LONGEST_FILLING;
         let mut end = Instant::now() + QUIET;
         while window.len() < self.prefetch {
-            let Ok(Some(event)) = timeout_at(end, self.events.recv()).await else {
+            let Ok(Some(event)) = timeout_at(end.min(latest), self.events.recv()).await else {
                 return;
             };
             if matches!(event, Event::Delivered(_)) {

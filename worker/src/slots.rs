@@ -71,8 +71,10 @@ impl Slots {
         loop {
             let all = *count.borrow_and_update();
             tokio::select! {
-                slot = self.take_many(all) => return slot,
+                biased;
+                // Slots that were added may be all that was waited for, and not all that there are.
                 Ok(()) = count.changed() => {}
+                slot = self.take_many(all) => return slot,
             }
         }
     }
