@@ -23,7 +23,7 @@ fi
 # The node sees the folders of the tests under their own names. The mounts belong to this script's mount namespace
 # and end with it.
 if [ -z "${TIDEGATE_TEST_INSIDE:-}" ]; then
-  TIDEGATE_TEST_INSIDE=1 exec unshare --mount "$0" "$suite" "$@"
+  TIDEGATE_TEST_INSIDE=1 exec unshare --mount tests/rabbitmq.sh "$suite" "$@"
 fi
 temporary=${TMPDIR:-/tmp}
 mkdir -p "$root$temporary"

@@ -20,8 +20,9 @@ ensure_engine() {
   deadline=$((SECONDS + 60))
   until answers; do
     kill -0 "$engine" 2>/dev/null ||
-      { tail -n 5 "$log" >&2; fail "Docker's engine does not start on this machine; its log is $log"; }
-    [ $SECONDS -lt $deadline ] || fail "Docker's engine does not answer after 60 s; its log is $log"
+      { tail -n 5 "$log" >&2; fail "Docker's engine does not start on this machine"; }
+    [ $SECONDS -lt $deadline ] ||
+      { tail -n 5 "$log" >&2; fail "Docker's engine does not answer after 60 s"; }
     sleep 0.2
   done
 }

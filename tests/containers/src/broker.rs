@@ -112,18 +112,25 @@ impl Broker {
         Ok(())
     }
 
-    /// The node that has most connections of this user: who loses it has to find another one.
-    pub fn node_of(&self, user: &str) -> Result<&Container> {
-        let command = ["rabbitmqctl", "-q", "list_connections", "user", "pid"];
+    /// The node that this user publishes to: who loses it has to find another one.
+    pub fn publishing_node_of(&self, user: &str) -> Result<&Container> {
+        let command = [
+            "rabbitmqctl",
+            "-q",
+            "list_connections",
+            "user",
+            "pid",
+            "client_properties",
+        ];
         let listed = self.nodes[0].exec(&command)?;
-        let connections = |node: &&Container| {
-            let process = format!("<rabbit@{}.", node.alias);
-            let here = |line: &&str| line.starts_with(user) && line.contains(&process);
-            listed.lines().filter(here).count()
-        };
-        let most = self.nodes.iter().max_by_key(connections);
-        most.filter(|node| connections(node) > 0)
-            .with_context(|| format!("{user} is connected to no node: {listed}"))
+        let mut publishing = listed
+            .lines()
+            .filter(|line| line.starts_with(user) && line.contains("(publish)"));
+        let is_its_node =
+            |line: &str, node: &Container| line.contains(&format!("<rabbit@{}.", node.alias));
+        let found =
+            publishing.find_map(|line| self.nodes.iter().find(|node| is_its_node(line, node)));
+        found.with_context(|| format!("{user} publishes to no node: {listed}"))
     }
 
     /// Insists that each of Tidegate's queues that last is a quorum queue with a member on each node, and gives their

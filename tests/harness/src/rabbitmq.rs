@@ -3,7 +3,7 @@
 //! One node serves all tests of a program ([`shared()`]), each in a virtual host of its own. Tests that
 //! restart or kill a broker start their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
@@ -199,10 +199,17 @@ impl RabbitMq {
             .map(drop)
     }
 
-    /// Closes all connections, as an administrator would.
-    pub fn close_connections(&self) -> Result<()> {
-        self.rabbitmqctl(["close_all_connections", "closed by a test"])
+    /// Closes all connections of this user, in whatever virtual host.
+    pub fn close_connections(&self, user: &str) -> Result<()> {
+        self.rabbitmqctl(["close_all_user_connections", user, "closed by a test"])
             .map(drop)
+    }
+
+    /// The connections that there are, by the broker's own names for them.
+    pub fn connections(&self) -> Result<BTreeSet<String>> {
+        let listed = self.rabbitmqctl(["list_connections", "--no-table-headers", "pid"])?;
+        let names = listed.lines().map(str::trim);
+        Ok(names.filter(|n| !n.is_empty()).map(str::to_owned).collect())
     }
 
     /// Its AMQP port.

@@ -47,7 +47,10 @@ async fn a_cluster_that_loses_a_node_stalls_for_seconds_and_loses_nothing() {
     sync.progress(&all, 100).await.unwrap();
 
     // The one that the coordinator publishes to, which leads some of the queues, too.
-    let node = all.broker.node_of("tidegate-coordinator").unwrap();
+    let node = all
+        .broker
+        .publishing_node_of("tidegate-coordinator")
+        .unwrap();
     node.kill().unwrap();
     let stall = longest_stall(&all).await;
     sync.ensure_under_way(&all).await.unwrap();

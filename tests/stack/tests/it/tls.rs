@@ -169,7 +169,9 @@ async fn a_run_over_tls_goes_on_with_new_certificates_and_passwords() {
     broker.rabbitmqctl(change).unwrap();
     fs::write(folder.at("password"), "another").unwrap();
     database.use_certificates(&certificate, &trusted).unwrap();
-    broker.close_connections().unwrap();
+    let old = broker.connections().unwrap();
+    assert!(!old.is_empty());
+    broker.close_connections("guest").unwrap();
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'secured'";
     database.psql("postgres", cut).unwrap();
 
@@ -182,6 +184,8 @@ async fn a_run_over_tls_goes_on_with_new_certificates_and_passwords() {
     fs::write(stack.scratch().path().join("go"), "").unwrap();
     let ended = stack.api.wait_until_ended(run, LIMIT).await.unwrap();
     assert_eq!(ended.batches.completed, u64::from(BATCHES), "{ended:?}");
+    let new = broker.connections().unwrap();
+    assert!(!new.is_empty() && new.is_disjoint(&old), "{old:?} {new:?}");
     let sink = &stack.environment["TIDEGATE_SINK__URL"];
     let (sink, _) = sink.split_once('?').unwrap();
     let (_, sink) = sink.rsplit_once('/').unwrap();
