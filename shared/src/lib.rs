@@ -30,4 +30,5 @@ pub mod timetable;
 pub mod tls;
 pub mod topology;
 
+mod secret_file;
 mod wire;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,6 +12,7 @@ use sha2::Sha256;
 
 use super::signature::{self, SignatureError};
 use super::{HEADER_SIGNATURE, Purpose};
+use crate::secret_file::{self, NoSecret};
 
 /// The file that names the key that signs.
 const CURRENT: &str = "current";
@@ -184,19 +184,13 @@ pub(super) fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(is_fine)
 }
 
-/// What is in a file, without white space around it.
+/// What is in a file.
 fn text(path: &Path) -> Result<SecretString, KeysError> {
-    let unreadable = |problem| KeysError::Unreadable {
-        path: path.to_owned(),
-        problem,
-    };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut text = String::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
-    let read = read.map_err(unreadable)?;
-    let text = SecretString::from(text);
-    if u64::try_from(read).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(KeysError::NoKey(path.to_owned()));
-    }
-    Ok(SecretString::from(text.expose_secret().trim()))
+    secret_file::read(path, MAX_FILE_BYTES).map_err(|why| match why {
+        NoSecret::Unreadable(problem) => KeysError::Unreadable {
+            path: path.to_owned(),
+            problem,
+        },
+        NoSecret::TooLong => KeysError::NoKey(path.to_owned()),
+    })
 }
