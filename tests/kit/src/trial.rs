@@ -146,10 +146,14 @@ impl Trial {
             processed = processing => processed,
             () = cancelling => unreachable!("it only cancels"),
         };
+        let took = started.elapsed();
+        let (rows, outcome) = reported(processed);
         Tried {
+            rows,
+            outcome,
             progress: holding.progress().remove(&id),
             cursor: kept.lock().clone(),
-            ..tried(processed, started.elapsed())
+            took,
         }
     }
 }
@@ -185,18 +189,13 @@ impl Cursors for Kept {
     }
 }
 
-fn tried(processed: Processed, took: Duration) -> Tried {
+/// What would be stored, and what would be reported.
+fn reported(processed: Processed) -> (Vec<Box<RawValue>>, Outcome) {
     let ended = match processed {
         Processed::Ended(ended) => ended,
         Processed::Stopped | Processed::NotStarted => {
             let reason = "cancelled".to_owned();
-            return Tried {
-                rows: Vec::new(),
-                outcome: Outcome::Released { reason },
-                progress: None,
-                cursor: None,
-                took,
-            };
+            return (Vec::new(), Outcome::Released { reason });
         }
     };
     let rows = match &ended {
@@ -206,13 +205,7 @@ fn tried(processed: Processed, took: Duration) -> Tried {
         },
         Err(_) => Vec::new(),
     };
-    Tried {
-        rows,
-        outcome: commit::unstored(ended),
-        progress: None,
-        cursor: None,
-        took,
-    }
+    (rows, commit::unstored(ended))
 }
 
 fn raw(row: &str) -> Box<RawValue> {

@@ -154,6 +154,17 @@ impl<'a> Sync<'a> {
         Ok(())
     }
 
+    /// Syncs everything that can be read, and kills this worker once so many batches are done: the others make the
+    /// truth of it.
+    pub async fn complete_without(&mut self, worker: &str, completed: u64) -> Result<Run> {
+        let command = self.begin(&READABLE)?;
+        self.wait_until_midway(completed).await?;
+        self.stack.worker(worker).kill()?;
+        let run = finished(&command.await??)?;
+        self.assert_truth(&READABLE).await?;
+        Ok(run)
+    }
+
     /// Compares with what the emulator has now: the days that were its last ones so many days ago.
     pub async fn compare(&self, properties: &[&str], days_ago: u32) -> Result<truth::Report> {
         let sink = self.stack.sink().await?;
