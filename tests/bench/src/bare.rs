@@ -134,7 +134,10 @@ fn confirmed(confirmation: &Confirmation) -> Result<()> {
 }
 
 async fn consume(channel: Channel, messages: usize) -> Result<()> {
-    let mut deliveries = start_consuming(&channel).await?;
+    take(start_consuming(&channel).await?, messages).await
+}
+
+async fn take(mut deliveries: lapin::Consumer, messages: usize) -> Result<()> {
     let mut left = messages;
     while left > 0 {
         let delivery = deliveries.next().await.context("the consumer ended")??;
@@ -182,13 +185,10 @@ fn quorum() -> FieldTable {
     arguments
 }
 
-/// Fills the queue with so many messages, which [`consume_all`] takes.
+/// Fills the queue with so many messages, which a [`Consuming`] takes.
 pub async fn fill(url: &str, messages: usize) -> Result<()> {
     let publisher = Connection::connect(url, ConnectionProperties::default()).await?;
     let publishing = publisher.create_channel().await?;
-    publishing
-        .queue_declare(QUEUE.into(), durable(), quorum())
-        .await?;
     publishing
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
@@ -199,13 +199,32 @@ pub async fn fill(url: &str, messages: usize) -> Result<()> {
     Ok(publisher.close(200, "done".into()).await?)
 }
 
-/// Consumes so many messages, and keeps its connection, which costs next to nothing.
-pub async fn consume_all(url: &str, messages: usize) -> Result<Connection> {
-    let consumer = Connection::connect(url, ConnectionProperties::default()).await?;
-    let consuming = consumer.create_channel().await?;
-    consuming
-        .basic_qos(PREFETCH, BasicQosOptions::default())
-        .await?;
-    consume(consuming, messages).await?;
-    Ok(consumer)
+/// A consumer of a queue of its own making.
+pub struct Consuming {
+    connection: Connection,
+    deliveries: lapin::Consumer,
+}
+
+impl Consuming {
+    /// Messages may come.
+    pub async fn start(url: &str) -> Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel
+            .queue_declare(QUEUE.into(), durable(), quorum())
+            .await?;
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await?;
+        Ok(Self {
+            deliveries: start_consuming(&channel).await?,
+            connection,
+        })
+    }
+
+    /// Takes so many, and gives the connection back: kept, it costs next to nothing.
+    pub async fn all(self, messages: usize) -> Result<Connection> {
+        take(self.deliveries, messages).await?;
+        Ok(self.connection)
+    }
 }
