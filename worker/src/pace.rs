@@ -5,6 +5,10 @@
 //! those of others, its outcome is confirmed, it is acked, the broker sends the next one. What ends meanwhile in the
 //! other slots has to be replaced from what is held already, so the look-ahead follows from the round trip and from
 //! how long a batch keeps its slot.
+//!
+//! The queues need not have equal work, and batches that began together end together. So what was reckoned may be too
+//! little, and slots *starve*: they are free while a queue may not deliver more. Then the round trip counts as longer
+//! than it was measured, for a while.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +18,11 @@ use tokio::time::Instant;
 
 /// Twice what the measured round trip asks for: the broker's own share of it, and what varies.
 const MARGIN: u32 = 2;
+
+/// Slots that are free for less of the time do not starve: the rest is how long a batch takes to start.
+const STARVED: f64 = 0.02;
+/// Of what a round trip was raised by, so much is left at the next look: half of it after ten seconds.
+const KEPT: f64 = 0.993;
 
 /// Two durations that change slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +60,8 @@ struct Sums {
     round_trips: Mean,
     slots: Mean,
     last_end: Option<Instant>,
+    /// The round trip that slots were seen to need.
+    raised: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +92,7 @@ impl Pace {
             round_trips: Mean::default(),
             slots: Mean::default(),
             last_end: None,
+            raised: Duration::ZERO,
         })))
     }
 
@@ -89,14 +101,26 @@ impl Pace {
         self.lock().bounds = bounds;
     }
 
-    /// Deliveries to hold beyond so many slots; `running` if any of them is taken.
+    /// Deliveries to hold beyond so many slots; `running` if any of them is taken. While a queue may not deliver
+    /// more, `idle` is the share of time in which slots were free since this was asked last.
     #[must_use]
-    pub fn look_ahead(&self, slots: u32, running: bool) -> u32 {
+    pub fn look_ahead(&self, slots: u32, running: bool, idle: Option<f64>) -> u32 {
         let measured = self.measured(running);
-        let bounds = self.lock().bounds.clone();
-        measured.map_or(*bounds.start(), |measured| {
-            look_ahead(slots, measured, &bounds)
-        })
+        let mut own = self.lock();
+        let bounds = own.bounds.clone();
+        let Some(mut measured) = measured else {
+            return *bounds.start();
+        };
+        own.raised = own.raised.mul_f64(KEPT);
+        measured.round_trip = measured.round_trip.max(own.raised);
+        let enough = look_ahead(slots, measured, &bounds);
+        if idle.is_none_or(|idle| idle < STARVED) {
+            return enough;
+        }
+        // Less than this is not worth a new consumer (`consume::queues`).
+        let more = (enough + (slots + enough) / 3 + 1).clamp(*bounds.start(), *bounds.end());
+        own.raised = measured.busy * more / (slots.max(1) * MARGIN);
+        more
     }
 
     /// A handler's outcome was confirmed so long after its end.
@@ -104,11 +128,11 @@ impl Pace {
         self.lock().round_trips.note(span);
     }
 
-    /// A batch has kept its slot for this time.
-    pub fn note_slot(&self, span: Duration) {
+    /// A batch has kept its slot for this time, until now.
+    pub fn note_slot(&self, span: Duration, now: Instant) {
         let mut own = self.lock();
         own.slots.note(span);
-        own.last_end = Some(Instant::now());
+        own.last_end = Some(now);
     }
 
     /// What was measured, the newest counting half. `running`: slots are taken, so if nothing has ended for a
@@ -175,16 +199,40 @@ mod tests {
     async fn what_was_measured_changes_slowly_and_silence_is_long() {
         let pace = Pace::new(BOUNDS);
         assert_eq!(pace.measured(true), None);
-        pace.note_slot(10 * MS);
-        pace.note_slot(20 * MS);
+        let note_slot = |span| pace.note_slot(span, Instant::now());
+        note_slot(10 * MS);
+        note_slot(20 * MS);
         pace.note_round_trip(4 * MS);
         let busy = |running| pace.measured(running).unwrap().busy;
         assert_eq!(busy(true), 15 * MS);
-        pace.note_slot(45 * MS);
+        note_slot(45 * MS);
         assert_eq!(busy(true), 30 * MS);
         tokio::time::advance(7_000 * MS).await;
         assert_eq!(busy(true), 7_000 * MS, "nothing has ended since");
         assert_eq!(busy(false), 30 * MS, "nothing runs");
-        assert_eq!(pace.look_ahead(16, false), 5, "32 x 4 / 30");
+        assert_eq!(pace.look_ahead(16, false, None), 5, "32 x 4 / 30");
+    }
+
+    #[tokio::test]
+    async fn slots_that_starve_are_looked_ahead_for_until_it_is_forgotten() {
+        let pace = Pace::new(BOUNDS);
+        let look = |idle| pace.look_ahead(16, true, idle);
+        assert_eq!(look(Some(0.5)), 0, "nothing is known yet");
+        pace.note_slot(100 * MS, Instant::now());
+        pace.note_round_trip(5 * MS);
+        assert_eq!(look(Some(0.01)), 2);
+        assert_eq!(look(None), 2, "no queue is full");
+        let more = look(Some(0.05));
+        assert!(is_about(more, 9), "2 + 18 / 3 + 1: {more}");
+        assert!(is_about(look(None), 9));
+        assert!(is_about(look(Some(0.05)), 18));
+        let most = (0..10).map(|_| look(Some(0.05))).max();
+        assert_eq!(most, Some(64), "never more than allowed");
+        let forgotten = (0..1_000).map(|_| look(None)).min();
+        assert_eq!(forgotten, Some(2));
+    }
+
+    fn is_about(one: u32, other: u32) -> bool {
+        one.abs_diff(other) <= 1
     }
 }

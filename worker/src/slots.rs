@@ -1,6 +1,7 @@
 //! The slots: how many batches run at once. Their number may change while batches run.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
@@ -17,7 +18,17 @@ struct Shared {
     count: watch::Sender<u32>,
     /// Slots that are taken away as soon as their batches have ended.
     surplus: Mutex<u32>,
+    taken: Mutex<Taken>,
     pace: Pace,
+}
+
+/// How many are taken, and for how long they were, one beside the other.
+#[derive(Debug)]
+struct Taken {
+    count: u32,
+    changed: Instant,
+    time: Duration,
+    asked: Instant,
 }
 
 /// A slot, or all of them. Dropping it makes room for the next batch.
@@ -37,6 +48,7 @@ impl Slots {
             free: Semaphore::new(count as usize),
             count: watch::Sender::new(count),
             surplus: Mutex::default(),
+            taken: Mutex::new(Taken::none()),
             pace,
         }))
     }
@@ -51,6 +63,18 @@ impl Slots {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.0.free.available_permits() < self.count() as usize
+    }
+
+    /// How much of the time since this was asked last they were free, of all slots together (0 to 1).
+    #[must_use]
+    pub fn idle_share(&self) -> f64 {
+        let (taken, passed) = self.taken().ask();
+        let all = passed.as_secs_f64() * f64::from(self.count());
+        if all > 0.0 {
+            (1.0 - taken.as_secs_f64() / all).max(0.0)
+        } else {
+            0.0
+        }
     }
 
     /// Waits for one, in the order of asking.
@@ -85,10 +109,12 @@ impl Slots {
     }
 
     fn slot<'a>(&'a self, permit: SemaphorePermit<'a>) -> Slot<'a> {
+        let since = Instant::now();
+        self.taken().note(since, |count| count + held(&permit));
         Slot {
             permit: Some(permit),
             slots: self,
-            since: Instant::now(),
+            since,
         }
     }
 
@@ -108,6 +134,10 @@ impl Slots {
         }
     }
 
+    fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn surplus(&self) -> std::sync::MutexGuard<'_, u32> {
         self.0
             .surplus
@@ -116,14 +146,50 @@ impl Slots {
     }
 }
 
+impl Taken {
+    fn none() -> Self {
+        let now = Instant::now();
+        Self {
+            count: 0,
+            changed: now,
+            time: Duration::ZERO,
+            asked: now,
+        }
+    }
+
+    fn note(&mut self, now: Instant, change: impl FnOnce(u32) -> u32) {
+        self.time += now.duration_since(self.changed) * self.count;
+        self.changed = now;
+        self.count = change(self.count);
+    }
+
+    /// For how long slots were taken since this was asked last, and how long that was.
+    fn ask(&mut self) -> (Duration, Duration) {
+        let now = Instant::now();
+        self.note(now, |count| count);
+        let asked = std::mem::replace(&mut self.asked, now);
+        (std::mem::take(&mut self.time), now.duration_since(asked))
+    }
+}
+
+/// How many slots this is.
+fn held(permit: &SemaphorePermit<'_>) -> u32 {
+    u32::try_from(permit.num_permits()).unwrap_or(u32::MAX)
+}
+
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.slots.0.pace.note_slot(self.since.elapsed());
+        let now = Instant::now();
+        self.slots
+            .0
+            .pace
+            .note_slot(now.duration_since(self.since), now);
         let Some(mut permit) = self.permit.take() else {
             return;
         };
+        let held = held(&permit);
+        self.slots.taken().note(now, |count| count - held);
         let mut surplus = self.slots.surplus();
-        let held = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
         let taken_away = held.min(*surplus);
         *surplus -= taken_away;
         if let Some(gone) = permit.split(taken_away as usize) {
@@ -154,6 +220,23 @@ mod tests {
         assert!(slots.take().now_or_never().is_none());
         drop((one, rest));
         assert!(!slots.is_running());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_they_were_free_is_known() {
+        let slots = Slots::new(4, Pace::new(0..=0));
+        let pass = || tokio::time::advance(Duration::from_secs(1));
+        let one = slots.take().await;
+        pass().await;
+        let two = slots.take_many(2).await;
+        pass().await;
+        assert!((slots.idle_share() - 0.5).abs() < 0.01);
+        drop(one);
+        pass().await;
+        drop(two);
+        assert!((slots.idle_share() - 0.5).abs() < 0.01);
+        pass().await;
+        assert!((slots.idle_share() - 1.0).abs() < 0.01);
     }
 
     #[tokio::test]

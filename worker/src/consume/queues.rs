@@ -20,11 +20,11 @@ use crate::held::{Hands, Held};
 use crate::pace::prefetch;
 
 /// How often the prefetches are looked at. More are taken at once, fewer after a while.
-pub(super) const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// A queue that had nothing for so many ticks leaves its share of the slots to others.
-const IDLE: u32 = 40;
+const IDLE: u32 = 100;
 /// For so many ticks fewer would have done before fewer are taken.
-const TOO_MANY: u32 = 20;
+const TOO_MANY: u32 = 50;
 
 /// Whose a delivery is, and through whose hands it goes.
 type Source = (Hands, PipelineName);
@@ -36,6 +36,8 @@ pub(super) struct Queues {
     /// What comes from them.
     pub(super) deliveries: SelectAll<BoxStream<'static, Next>>,
     open: Vec<OpenQueue>,
+    /// At the last look one of them could not deliver more.
+    full: bool,
 }
 
 struct OpenQueue {
@@ -60,6 +62,13 @@ impl Queues {
             Some((hands.take(delivery.delivery_tag), delivery))
         });
         join(stopped, unstarted.collect()).await.1
+    }
+
+    /// Whether one of them may not deliver more, as when this was asked last.
+    fn stays_full(&mut self) -> bool {
+        let mut open = self.open.iter();
+        let full = open.any(|queue| queue.hands.held() >= queue.prefetch.into());
+        std::mem::replace(&mut self.full, full) && full
     }
 
     /// The queues that should have another prefetch, and which.
@@ -116,10 +125,11 @@ impl ConsumeStage {
         let names = || self.registry.names();
         let lanes = u32::from(self.lanes);
         let of_all = lanes * u32::try_from(names().count()).unwrap_or(u32::MAX);
-        let prefetch = prefetch(self.slots.count(), self.look_ahead(), lanes, of_all);
+        let prefetch = prefetch(self.slots.count(), self.look_ahead(None), lanes, of_all);
         let mut queues = Queues {
             deliveries: SelectAll::new(),
             open: Vec::new(),
+            full: false,
         };
         for pipeline in names() {
             for lane in Lane::all(self.lanes) {
@@ -143,7 +153,9 @@ impl ConsumeStage {
         connection: &Connection,
         queues: &mut Queues,
     ) -> Result<(), BrokerError> {
-        for (index, prefetch) in queues.due(self.slots.count(), self.look_ahead()) {
+        let idle = self.slots.idle_share();
+        let look_ahead = self.look_ahead(queues.stays_full().then_some(idle));
+        for (index, prefetch) in queues.due(self.slots.count(), look_ahead) {
             let old = &queues.open[index];
             let source = (old.pipeline.clone(), old.name.clone());
             tracing::debug!(
@@ -166,11 +178,10 @@ impl ConsumeStage {
         Ok(())
     }
 
-    /// Deliveries to hold beyond the slots.
-    fn look_ahead(&self) -> u32 {
-        let look_ahead = self
-            .pace
-            .look_ahead(self.slots.count(), self.slots.is_running());
+    /// Deliveries to hold beyond the slots, which were free for a share of the time while a queue was full.
+    fn look_ahead(&self, idle: Option<f64>) -> u32 {
+        let (slots, running) = (self.slots.count(), self.slots.is_running());
+        let look_ahead = self.pace.look_ahead(slots, running, idle);
         metrics::gauge!("tidegate_look_ahead").set(look_ahead);
         look_ahead
     }
