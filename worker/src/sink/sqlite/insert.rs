@@ -9,7 +9,7 @@ use super::sink_error;
 use crate::sink::SinkError;
 
 /// Rows of one INSERT: large ones first, then what is left. Few texts, so that all stay prepared.
-const ROWS_PER_INSERT: [usize; 3] = [256, 16, 1];
+const ROWS_PER_INSERT: [usize; 5] = [256, 64, 16, 4, 1];
 /// Most values of one statement (SQLite's `SQLITE_MAX_VARIABLE_NUMBER`).
 const MAX_VALUES: usize = 32_766;
 
@@ -40,6 +40,12 @@ pub(super) async fn insert_rows(
         }
     }
     Ok(())
+}
+
+/// The rows of several batches one behind the other: whose each is, and its number there.
+pub(super) fn in_a_row(counts: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
+    let rows = |(batch, count)| (0..count).map(move |row| (batch, row));
+    counts.enumerate().flat_map(rows).collect()
 }
 
 pub(super) fn placeholders(rows: usize, columns: usize) -> String {

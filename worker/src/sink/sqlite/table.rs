@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, SqliteConnection, SqlitePool};
 use tokio_util::sync::CancellationToken;
 
-use super::insert::{insert_rows, placeholders};
+use super::insert::{in_a_row, insert_rows, placeholders};
 use super::transaction::{RowWriter, Writer};
 use super::{find_outcome, open, sink_error};
 use crate::handler::Rows;
@@ -103,22 +103,28 @@ impl RowWriter for Target {
     async fn write(
         &self,
         connection: &mut SqliteConnection,
-        marker: &Marker,
-        rows: &Rows,
-    ) -> Result<Completed, SinkError> {
-        let completed = with_counts(&marker.completed, rows.count(), 0);
-        let (columns, rows) = (self.shape.columns().len(), documents(rows)?);
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Completed>, SinkError> {
+        let columns = self.shape.columns().len();
+        let documents: Vec<_> = group
+            .iter()
+            .map(|write| documents(&write.rows))
+            .collect::<Result<_, _>>()?;
+        let places = in_a_row(documents.iter().map(|rows| rows.len()));
         let insert = |count: usize| {
             let (table, names) = (&self.table, self.shape.quoted_names());
             let values = placeholders(count, columns);
             format!("INSERT INTO \"{table}\" ({names}) VALUES {values}")
         };
         let bind = |arguments: &mut SqliteArguments, index: usize| {
-            let cells = self.shape.read(index, &rows[index])?;
+            let (of, number) = places[index];
+            let cells = self.shape.read(number, &documents[of][number])?;
             cells.iter().try_for_each(|cell| add(arguments, cell))
         };
-        insert_rows(connection, rows.len(), columns, insert, bind).await?;
-        Ok(completed)
+        insert_rows(connection, places.len(), columns, insert, bind).await?;
+        let completed =
+            |write: &&Write<Arc<Rows>>| with_counts(&write.marker.completed, write.rows.count(), 0);
+        Ok(group.iter().map(completed).collect())
     }
 }
 

@@ -1,13 +1,14 @@
 //! Writes groups of batches into an SQLite file, each group in one transaction, which holds the file's one write lock
 //! from its beginning.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::outcome::Completed;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::markers::{find, insert_marker};
+use super::markers::{Stored, find, find_all, insert_markers};
 use super::{retire_failed, sink_error};
 use crate::handler::Rows;
 use crate::sink::group::GroupWriter;
@@ -27,13 +28,13 @@ pub(super) trait RowWriter: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Stores the rows of a batch; gives the outcome to store with them.
+    /// Stores the rows of all these batches, of which none is stored yet; gives the outcome to store with each. Many
+    /// statements for few rows each are what a group is to save.
     async fn write(
         &self,
         connection: &mut SqliteConnection,
-        marker: &Marker,
-        rows: &Rows,
-    ) -> Result<Completed, SinkError>;
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Completed>, SinkError>;
 
     /// Hears that a group, and what it needed, is in.
     fn committed(&self, _group: &[&Write<Arc<Rows>>]) {}
@@ -71,10 +72,7 @@ impl<W: RowWriter> Writer<W> {
         let begin = connection.begin_with("BEGIN IMMEDIATE").await;
         let mut transaction = begin.map_err(sink_error)?;
         self.rows.prepare(&mut transaction, group).await?;
-        let mut committed = Vec::with_capacity(group.len());
-        for Write { marker, rows, .. } in group {
-            committed.push(self.write_one(&mut transaction, marker, rows).await?);
-        }
+        let committed = self.write_new(&mut transaction, group).await?;
         shared::failpoint::reach("w.sink.before_commit");
         transaction.commit().await.map_err(sink_error)?;
         shared::failpoint::reach("w.sink.committed");
@@ -82,18 +80,34 @@ impl<W: RowWriter> Writer<W> {
         Ok(committed)
     }
 
-    async fn write_one(
+    /// Writes what is not stored yet.
+    async fn write_new(
         &self,
         connection: &mut SqliteConnection,
-        marker: &Marker,
-        rows: &Rows,
-    ) -> Result<Committed, SinkError> {
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Committed>, SinkError> {
+        let markers: Vec<&Marker> = group.iter().map(|write| &write.marker).collect();
         // Nobody else can write until this transaction ends, so this answer stays true.
-        if let Some(before) = find(connection, marker).await? {
-            return Ok(Committed::Before(before.into_completed()));
-        }
-        let completed = self.rows.write(connection, marker, rows).await?;
-        insert_marker(connection, marker, digest(rows), &completed).await?;
-        Ok(Committed::Now(completed))
+        let before = find_all(connection, &markers).await?;
+        let is_new = |write: &&&Write<_>| !before.contains_key(&write.marker.batch);
+        let new: Vec<&Write<_>> = group.iter().filter(is_new).copied().collect();
+        let completed = self.rows.write(connection, &new).await?;
+        let of_each = || new.iter().zip(&completed);
+        let stored = of_each().map(|(write, completed)| Stored {
+            marker: &write.marker,
+            digest: digest(&write.rows),
+            completed,
+        });
+        insert_markers(connection, &stored.collect::<Vec<_>>()).await?;
+        let now = of_each()
+            .map(|(write, completed)| (write.marker.batch, Committed::Now(completed.clone())));
+        let mut all: HashMap<_, _> = now.collect();
+        all.extend(
+            before
+                .into_iter()
+                .map(|(batch, committed)| (batch, Committed::Before(committed.into_completed()))),
+        );
+        let of = |marker: &&Marker| all.remove(&marker.batch).expect("it is old or new");
+        Ok(markers.iter().map(of).collect())
     }
 }

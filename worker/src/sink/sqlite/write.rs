@@ -10,16 +10,16 @@ use shared::search_console::{Dimension, DimensionSet};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, Row as _, SqliteConnection};
 
-use super::insert::{insert_rows, placeholders};
+use super::insert::{in_a_row, insert_rows, placeholders};
 use super::sink_error;
 use super::transaction::RowWriter;
 use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
 use crate::json_rows::JsonRows;
+use crate::sink::SinkError;
 use crate::sink::marker::{stored, with_counts};
 use crate::sink::schema::{self, KnownSets};
 use crate::sink::waiting::Write;
-use crate::sink::{Marker, SinkError};
 
 /// Documents go into `results`, slices of Search Analytics into the tables of their dimension set.
 #[derive(Default)]
@@ -45,17 +45,18 @@ impl RowWriter for ResultsAndSlices {
     async fn write(
         &self,
         connection: &mut SqliteConnection,
-        marker: &Marker,
-        rows: &Rows,
-    ) -> Result<Completed, SinkError> {
-        Ok(match rows {
-            Rows::None => with_counts(&marker.completed, 0, 0),
-            Rows::Json(rows) => {
-                insert_json(connection, marker, rows).await?;
-                with_counts(&marker.completed, rows.len() as u64, 0)
-            }
-            Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
-        })
+        group: &[&Write<Arc<Rows>>],
+    ) -> Result<Vec<Completed>, SinkError> {
+        insert_json(connection, group).await?;
+        let mut all = Vec::with_capacity(group.len());
+        for Write { marker, rows, .. } in group {
+            all.push(match &**rows {
+                Rows::None => with_counts(&marker.completed, 0, 0),
+                Rows::Json(rows) => with_counts(&marker.completed, rows.len() as u64, 0),
+                Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
+            });
+        }
+        Ok(all)
     }
 
     /// Tables of a set exist once the transaction that made them is committed.
@@ -87,12 +88,13 @@ async fn make_tables(
     Ok(())
 }
 
+/// Inserts the documents of all these batches.
 async fn insert_json(
     connection: &mut SqliteConnection,
-    marker: &Marker,
-    rows: &JsonRows,
+    group: &[&Write<Arc<Rows>>],
 ) -> Result<(), SinkError> {
-    let batch = Arc::new(marker.batch.to_string());
+    let documents: Vec<_> = group.iter().filter_map(|write| documents(write)).collect();
+    let places = in_a_row(documents.iter().map(|(_, rows)| rows.len()));
     let insert = |values: usize| {
         format!(
             "INSERT INTO results (batch, \"index\", json) VALUES {}",
@@ -100,11 +102,21 @@ async fn insert_json(
         )
     };
     let bind = |arguments: &mut SqliteArguments, index: usize| {
-        arguments.add(Arc::clone(&batch))?;
-        arguments.add(i64::try_from(index)?)?;
-        arguments.add(rows[index].to_owned())
+        let (of, number) = places[index];
+        let (batch, rows) = &documents[of];
+        arguments.add(Arc::clone(batch))?;
+        arguments.add(i64::try_from(number)?)?;
+        arguments.add(rows[number].to_owned())
     };
-    insert_rows(connection, rows.len(), 3, insert, bind).await
+    insert_rows(connection, places.len(), 3, insert, bind).await
+}
+
+/// A batch that has documents, and these.
+fn documents(write: &Write<Arc<Rows>>) -> Option<(Arc<String>, &JsonRows)> {
+    match &*write.rows {
+        Rows::Json(rows) => Some((Arc::new(write.marker.batch.to_string()), rows)),
+        Rows::None | Rows::Slice(_) => None,
+    }
 }
 
 /// Replaces the rows of a slice, unless they are the same; gives the outcome to store.
