@@ -3,7 +3,7 @@
 //! Read in this order: the words ([`id`], [`name`]), what travels ([`batch`], [`outcome`],
 //! [`presence`], [`control`], [`ask`]), where it travels ([`topology`], [`broker`]), how it is believed
 //! ([`signing`]), and what every process needs ([`config`], [`timetable`], [`lifecycle`], [`server`], [`tls`], [`fresh`],
-//! [`telemetry`], [`probe`], [`backoff`], [`net`], [`failpoint`]).
+//! [`telemetry`], [`probe`], [`backoff`], [`gather`], [`net`], [`failpoint`]).
 
 pub mod ask;
 pub mod backoff;
@@ -14,6 +14,7 @@ pub mod control;
 pub mod exit;
 pub mod failpoint;
 pub mod fresh;
+pub mod gather;
 pub mod id;
 pub mod lifecycle;
 pub mod name;

@@ -1,4 +1,4 @@
-//! Records confirmed attempts as out: whatever was confirmed while the previous group was being committed
+//! Records confirmed attempts as out: whatever was confirmed since the previous group [began](Gathering)
 //! goes into the next one.
 
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use shared::backoff::Backoff;
+use shared::gather::Gathering;
 use shared::id::BatchId;
 use shared::name::Attempt;
 use tokio::sync::mpsc;
@@ -22,7 +23,10 @@ pub(super) async fn run(
     mut confirmed: mpsc::Receiver<Vec<(BatchId, Attempt)>>,
     answers: mpsc::Sender<Answer>,
 ) {
+    let mut gathering = Gathering::new();
     while let Some(mut group) = confirmed.recv().await {
+        gathering.gathered().await;
+        gathering.begin();
         while group.len() < GROUP {
             match confirmed.try_recv() {
                 Ok(more) => group.extend(more),

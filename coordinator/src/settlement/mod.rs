@@ -1,6 +1,6 @@
 //! Settlement: consumes outcomes and settles them in the ledger, in groups, before acking them.
 //!
-//! Whatever arrived while the previous group was being committed goes into the next one. Acks follow the
+//! Whatever arrived since the previous group [began](Gathering) goes into the next one. Acks follow the
 //! commit, so a crash in between brings the same outcomes again, and the ledger finds nothing to change.
 //!
 //! What cannot be settled never holds up the rest: a message with outcomes of batches that the ledger does
@@ -21,6 +21,7 @@ use lapin::message::Delivery;
 use shared::backoff::Backoff;
 use shared::broker::{AckWindow, BrokerError, Connector, PublishingPool, Settle};
 use shared::config::PipelineConfig;
+use shared::gather::Gathering;
 use shared::name::{Instance, Lane, PipelineName};
 use shared::outcome::{Completed, Outcome, Outcomes, Report};
 use shared::signing::{BAD_SIGNATURE, Purpose};
@@ -137,6 +138,7 @@ impl Consumer for SettlementStage {
             lanes.push(settle);
         }
         let mut deliveries = select_all(streams);
+        let mut gathering = Gathering::new();
         loop {
             let first = if let Some(first) = deliveries.next().now_or_never() {
                 first
@@ -150,6 +152,8 @@ impl Consumer for SettlementStage {
             let Some(first) = first else {
                 return Err(BrokerError::Lost("no lane is left".into()).into());
             };
+            gathering.gathered().await;
+            gathering.begin();
             self.settle_group(first, &mut deliveries, &lanes).await?;
             failures.forget();
         }

@@ -1,6 +1,6 @@
-//! Many small commits, few transactions. Alone, nobody waits unless the config says so; under load, a commit costs a
-//! fraction of a disk sync. A group that is refused is halved until only the guilty batch is left: that one fails,
-//! and its neighbours have cost a transaction for each halving.
+//! Many small commits, few transactions. Alone, nobody waits unless the config says so; under load, groups are
+//! [gathered](Gathering), and a commit costs a fraction of a disk sync. A group that is refused is halved until only
+//! the guilty batch is left: that one fails, and its neighbours have cost a transaction for each halving.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use shared::gather::Gathering;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -113,8 +114,11 @@ impl<R> Shared<R> {
 }
 
 async fn run<W: GroupWriter>(writer: Arc<W>, shared: Arc<Shared<W::Rows>>) {
+    let mut gathering = Gathering::new();
     loop {
+        gathering.gathered().await;
         let (batches, answers): (Vec<_>, Vec<_>) = shared.next().await.into_iter().unzip();
+        gathering.begin();
         let group: Vec<&Write<W::Rows>> = batches.iter().collect();
         let results = write(&*writer, &group).await;
         let is_away = results.iter().any(|result| away(result).is_some());
