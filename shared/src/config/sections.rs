@@ -84,8 +84,8 @@ pub struct WorkerConfig {
     /// work that computes, the number of cores.
     pub slots: u32,
     /// Most deliveries held beyond the slots, over all queues, so that a free slot never waits for the broker
-    /// (0–4096). Default 64. How many are held follows from how long the broker and the batches take: short
-    /// batches need many, long ones one. More hides a slow network.
+    /// (0–4096). Default 64. How many are held follows from how long the broker and the batches take, and from
+    /// how long slots stay free: short batches need many, long ones one. More hides a slow network.
     pub look_ahead: u32,
     /// Fewest deliveries held beyond the slots (at most `look_ahead`). Default 0. What is held here waits while
     /// other workers idle.
