@@ -90,9 +90,11 @@ impl DispatchLedger for PostgresLedger {
         bounded(async {
             let ids: Vec<Uuid> = batches.iter().map(|batch| batch_uuid(batch.id)).collect();
             let rows = sqlx::query(
-                "SELECT b.id, b.attempt, p.body FROM batches b JOIN payloads p ON p.batch = b.id \
-                 JOIN runs r ON r.id = b.run AND r.state = 'running' \
-                 WHERE b.state = 0 AND b.id = ANY($1)",
+                "WITH b AS MATERIALIZED (\
+                     SELECT b.id, b.run, b.state, b.attempt FROM UNNEST($1::uuid[]) AS u (id) \
+                     JOIN batches b ON b.id = u.id) \
+                 SELECT b.id, b.attempt, p.body FROM b JOIN payloads p ON p.batch = b.id \
+                 JOIN runs r ON r.id = b.run AND r.state = 'running' WHERE b.state = 0",
             )
             .bind(ids)
             .fetch_all(&self.pool)

@@ -21,21 +21,27 @@ const BYTES_PER_INSERT: usize = 16 * 1024 * 1024;
 
 /// The batches of a group, as far as there are any and their run was accepted. Their runs are locked before
 /// they are read: nobody else cancels, pauses or counts meanwhile.
+///
+/// Batches are looked up by id before anything else is asked of them (`MATERIALIZED`), here and for their payloads:
+/// PostgreSQL may otherwise begin with their run, or with all that is pending, and compare each with every id.
 pub(super) async fn lock_known(
     connection: &mut PgConnection,
     ids: &[Uuid],
 ) -> Result<HashMap<BatchId, Known<BatchId>>, LedgerError> {
     sqlx::query(
-        "SELECT 1 FROM runs WHERE id IN (SELECT run FROM batches WHERE id = ANY($1)) \
-         ORDER BY id FOR NO KEY UPDATE",
+        "WITH b AS MATERIALIZED (\
+             SELECT DISTINCT b.run FROM UNNEST($1::uuid[]) AS u (id) JOIN batches b ON b.id = u.id) \
+         SELECT 1 FROM runs WHERE id IN (SELECT run FROM b) ORDER BY id FOR NO KEY UPDATE",
     )
     .bind(ids)
     .execute(&mut *connection)
     .await?;
     let rows = sqlx::query(
-        "SELECT b.id, b.run, b.pipeline, b.key, b.state, b.attempt, b.failures, b.releases, b.due, \
+        "WITH b AS MATERIALIZED (\
+             SELECT b.* FROM UNNEST($1::uuid[]) AS u (id) JOIN batches b ON b.id = u.id) \
+         SELECT b.id, b.run, b.pipeline, b.key, b.state, b.attempt, b.failures, b.releases, b.due, \
          r.priority, r.state AS run_state \
-         FROM batches b JOIN runs r ON r.id = b.run AND r.state <> 'submitting' WHERE b.id = ANY($1)",
+         FROM b JOIN runs r ON r.id = b.run AND r.state <> 'submitting'",
     )
     .bind(ids)
     .fetch_all(connection)
