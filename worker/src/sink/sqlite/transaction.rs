@@ -1,7 +1,6 @@
 //! Writes groups of batches into an SQLite file, each group in one transaction, which holds the file's one write lock
 //! from its beginning.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -88,26 +87,23 @@ impl<W: RowWriter> Writer<W> {
     ) -> Result<Vec<Committed>, SinkError> {
         let markers: Vec<&Marker> = group.iter().map(|write| &write.marker).collect();
         // Nobody else can write until this transaction ends, so this answer stays true.
-        let before = find_all(connection, &markers).await?;
+        let mut before = find_all(connection, &markers).await?;
         let is_new = |write: &&&Write<_>| !before.contains_key(&write.marker.batch);
         let new: Vec<&Write<_>> = group.iter().filter(is_new).copied().collect();
         let completed = self.rows.write(connection, &new).await?;
-        let of_each = || new.iter().zip(&completed);
-        let stored = of_each().map(|(write, completed)| Stored {
+        let stored = new.iter().zip(&completed).map(|(write, completed)| Stored {
             marker: &write.marker,
             digest: digest(&write.rows),
             completed,
         });
         insert_markers(connection, &stored.collect::<Vec<_>>()).await?;
-        let now = of_each()
-            .map(|(write, completed)| (write.marker.batch, Committed::Now(completed.clone())));
-        let mut all: HashMap<_, _> = now.collect();
-        all.extend(
-            before
-                .into_iter()
-                .map(|(batch, committed)| (batch, Committed::Before(committed.into_completed()))),
-        );
-        let of = |marker: &&Marker| all.remove(&marker.batch).expect("it is old or new");
-        Ok(markers.iter().map(of).collect())
+        let mut now = completed.into_iter();
+        let committed = markers
+            .iter()
+            .map(|marker| match before.remove(&marker.batch) {
+                Some(before) => Committed::Before(before.into_completed()),
+                None => Committed::Now(now.next().expect("one for each that is new")),
+            });
+        Ok(committed.collect())
     }
 }
