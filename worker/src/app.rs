@@ -34,7 +34,7 @@ use crate::presence::PresenceStage;
 use crate::registry::{AnyHandler, Registry, Served};
 use crate::reload::ReloadStage;
 use crate::report::Reporter;
-use crate::sinks::{DefaultSink, OpenError};
+use crate::sinks::{DefaultSink, OpenError, Sinks};
 use crate::slots::Slots;
 use crate::threads::HandlerThreads;
 
@@ -116,8 +116,9 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
     if let Err(error) = cursors.forget_old_cursors().await {
         tracing::warn!(%error, "cannot remove old cursors");
     }
-    let registry = registry(&config, default.store(), &own)?;
+    let store = default.store();
     let sinks = default.and_others(&config).await?;
+    let registry = registry(&config, store, &sinks, &own)?;
     let worker = Instance::generate("worker");
     let connector = Connector::new(&config.broker, &worker).with_signing(signing.clone());
     // Says early what is wrong with the broker; the stages connect for themselves.
@@ -239,14 +240,16 @@ pub async fn run(config_file: Option<PathBuf>, own: OwnHandlers) -> Result<u8, S
 fn registry(
     config: &Config,
     store: Arc<dyn SearchAnalyticsStore>,
+    sinks: &Sinks,
     own: &OwnHandlers,
 ) -> Result<Registry, StartError> {
     let job = Job::new(&config.search_console, store)?;
     let mut registry = Registry::default();
     for (name, pipeline) in config.served_pipelines() {
+        let rows = sinks.form(&pipeline.sink);
         let handler: Arc<dyn AnyHandler> = match pipeline.handler() {
-            HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots)?),
-            HandlerKind::Http => Arc::new(Http::new(&name, &pipeline)?),
+            HandlerKind::Exec => Arc::new(Exec::new(&name, &pipeline, config.worker.slots, rows)?),
+            HandlerKind::Http => Arc::new(Http::new(&name, &pipeline, rows)?),
             HandlerKind::Library => own.get(&name)?,
             HandlerKind::Noop => Arc::new(Noop),
             HandlerKind::SearchConsolePlan => Arc::new(job.plan()),

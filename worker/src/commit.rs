@@ -250,6 +250,7 @@ impl Rows {
         match self {
             Self::None => 0,
             Self::Json(rows) => rows.len() as u64,
+            Self::Copy(rows) => rows.count(),
             Self::Slice(slice) => slice.rows.len() as u64,
         }
     }
@@ -262,6 +263,7 @@ impl Rows {
         let bytes = match self {
             Self::None => 0,
             Self::Json(rows) => rows.bytes(),
+            Self::Copy(rows) => rows.bytes().len(),
             Self::Slice(slice) => slice.rows.text_bytes() + slice.rows.len() * ROW,
         };
         bytes as u64

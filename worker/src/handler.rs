@@ -18,6 +18,7 @@ use crate::holding::Reporter;
 use crate::jobs::search_console::slice_rows::Slice;
 use crate::json_rows::JsonRows;
 use crate::permits::{NoPermit, Permit, Permits};
+use crate::sink::postgres::CopyRows;
 
 /// A kind of work: turns one payload into rows, follow-ups and statistics.
 #[async_trait]
@@ -135,14 +136,16 @@ pub struct Output {
     pub statistics: Statistics,
 }
 
-/// Rows in a form that the sink stores without looking inside.
+/// Rows on their way into a sink.
 #[derive(Debug, Default)]
 pub enum Rows {
     /// Nothing to store but the commit marker.
     #[default]
     None,
-    /// JSON documents, one a row, for the `results` table.
+    /// JSON documents, one a row.
     Json(JsonRows),
+    /// The same as a PostgreSQL table takes them.
+    Copy(CopyRows),
     /// One slice of Search Analytics, which replaces what the sink has of it.
     Slice(Box<Slice>),
 }

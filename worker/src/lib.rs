@@ -3,7 +3,7 @@
 //! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler on
 //! [`threads`] of its own, [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
 //! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
-//! results go, which [`sinks`] opens; [`ask`] is the way to the coordinator, [`permits`] its leave for calls,
+//! results go, which [`sinks`] opens, [`collect`] the form that they take rows in; [`ask`] is the way to the coordinator, [`permits`] its leave for calls,
 //! [`claim`] what it says about batches that were delivered before, [`control`] what it says to all workers,
 //! [`presence`] what this one says about itself, [`health`] what it says to whoever watches over it. [`app`] wires it
 //! all.
@@ -13,6 +13,7 @@
 pub mod app;
 pub mod ask;
 pub mod claim;
+pub mod collect;
 pub mod commit;
 pub mod consume;
 pub mod control;

@@ -7,6 +7,7 @@ use shared::config::{Config, ConfigError, DatabaseUrl, SinkChoice, SinkConfig, S
 use shared::name::SinkName;
 use tokio_util::sync::CancellationToken;
 
+use crate::collect::{AnyJson, RowForm};
 use crate::cursor::Cursors;
 use crate::jobs::search_console::store::SearchAnalyticsStore;
 use crate::sink::entrance::Entrance;
@@ -69,6 +70,15 @@ impl Sinks {
             SinkChoice::Default => Some(&self.default),
             SinkChoice::None => None,
             SinkChoice::Named(name) => self.named.get(name).map(|sink| &**sink),
+        }
+    }
+
+    /// The form in which a pipeline's rows are collected.
+    #[must_use]
+    pub fn form(&self, choice: &SinkChoice) -> Arc<dyn RowForm> {
+        match self.get(choice) {
+            Some(sink) => sink.form(),
+            None => Arc::new(AnyJson),
         }
     }
 
@@ -178,7 +188,7 @@ impl DefaultSink {
             }
             SinkPlace::Ndjson(folder) => Arc::new(files(folder, Format::Ndjson).await?),
             SinkPlace::Parquet(folder, columns) => {
-                let shape = Shape::new(columns.clone());
+                let shape = Arc::new(Shape::new(columns.clone()));
                 Arc::new(files(folder, Format::Parquet(shape)).await?)
             }
         })

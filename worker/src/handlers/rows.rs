@@ -1,10 +1,13 @@
-//! NDJSON → rows, within limits. Reaching one is final for the batch; a bad line is only remembered, because
-//! whoever wrote it may still say something better about why it is broken.
+//! NDJSON → rows, within limits and in the [form](RowForm) of the pipeline's sink. Reaching a limit is final for the
+//! batch; a bad line is only remembered, because whoever wrote it may still say something better about why it is broken.
+
+use std::fmt;
 
 use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::json_rows::JsonRows;
+use crate::collect::{Collector, RowForm};
+use crate::handler::{HandlerError, Rows};
 
 /// Most bytes of output.
 pub(super) const MAX_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
@@ -26,6 +29,12 @@ pub(super) enum Flood {
     Line(usize),
     #[error("the output has more than {MAX_ROWS} rows: make batches smaller")]
     Rows,
+}
+
+impl From<Flood> for HandlerError {
+    fn from(flood: Flood) -> Self {
+        Self::fail("output_too_large", flood.to_string())
+    }
 }
 
 /// Cuts pieces of output into lines.
@@ -101,51 +110,70 @@ fn hand_over(
 }
 
 /// Rows that are accepted so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Accepted {
-    rows: JsonRows,
+    rows: Box<dyn Collector>,
     /// What is wrong with the first bad line.
-    problem: Option<String>,
+    problem: Option<HandlerError>,
 }
 
 impl Accepted {
+    pub(super) fn new(form: &dyn RowForm) -> Self {
+        Self {
+            rows: form.collector(),
+            problem: None,
+        }
+    }
+
     /// Takes the row of this line, unless a line before it was bad.
     pub(super) fn push(&mut self, line: usize, row: &str) -> Result<(), Flood> {
         if self.problem.is_some() {
             return Ok(());
         }
-        if self.rows.len() == MAX_ROWS {
+        if self.rows.count() == MAX_ROWS {
             return Err(Flood::Rows);
         }
         if let Err(problem) = self.rows.push(row) {
-            self.object(line, &problem.to_string());
+            self.fail(problem.reason(), line, &problem);
         }
         Ok(())
     }
 
     /// Remembers what is wrong with a line, unless something was wrong before.
     pub(super) fn object(&mut self, line: usize, problem: &str) {
-        self.problem
-            .get_or_insert_with(|| format!("line {line} of the output {problem}"));
+        self.fail("bad_output", line, &problem);
     }
 
     /// The rows; or, if a line was bad, what is wrong with the first such line.
-    pub(super) fn into_rows(self) -> Result<JsonRows, String> {
+    pub(super) fn into_rows(self) -> Result<Rows, HandlerError> {
         match self.problem {
             Some(problem) => Err(problem),
-            None => Ok(self.rows.complete()),
+            None => Ok(self.rows.finish()),
         }
+    }
+
+    fn fail(&mut self, reason: &'static str, line: usize, problem: &dyn fmt::Display) {
+        self.problem.get_or_insert_with(|| {
+            HandlerError::fail(reason, format!("line {line} of the output {problem}"))
+        });
     }
 }
 
 /// Collects rows from pieces of NDJSON.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RowReader {
     lines: Lines,
     accepted: Accepted,
 }
 
 impl RowReader {
+    pub(super) fn new(form: &dyn RowForm) -> Self {
+        Self {
+            lines: Lines::default(),
+            accepted: Accepted::new(form),
+        }
+    }
+
     /// Reads to the end. A pipe that breaks has ended.
     pub(super) async fn read(&mut self, mut stdout: impl AsyncRead + Unpin) -> Result<(), Flood> {
         let mut piece = vec![0; READ_BYTES];
@@ -162,14 +190,12 @@ impl RowReader {
     }
 
     /// The rows; or, if a line was no row, what is wrong with the first such line.
-    pub(super) fn into_rows(self) -> Result<JsonRows, String> {
+    pub(super) fn into_rows(self) -> Result<Rows, HandlerError> {
         let Self {
             mut lines,
             mut accepted,
         } = self;
-        lines
-            .end(|number, line| take_row(&mut accepted, number, line))
-            .map_err(|flood| flood.to_string())?;
+        lines.end(|number, line| take_row(&mut accepted, number, line))?;
         accepted.into_rows()
     }
 }
@@ -185,16 +211,23 @@ fn take_row(accepted: &mut Accepted, number: usize, line: &[u8]) -> Result<(), F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collect::AnyJson;
 
     /// Pushes the text in pieces of every small size, which must not matter.
     fn rows(text: &[u8]) -> Result<Vec<String>, String> {
         let read = |size: usize| {
-            let mut reader = RowReader::default();
+            let mut reader = RowReader::new(&AnyJson);
             for piece in text.chunks(size) {
-                reader.push(piece).map_err(|flood| flood.to_string())?;
+                reader.push(piece).unwrap();
             }
-            let rows = reader.into_rows()?;
-            Ok(rows.iter().map(str::to_owned).collect())
+            match reader.into_rows() {
+                Ok(Rows::Json(rows)) => Ok(rows.iter().map(str::to_owned).collect()),
+                Err(HandlerError::Fail { reason, error }) => {
+                    assert_eq!(reason, "bad_output");
+                    Err(error)
+                }
+                other => panic!("{other:?}"),
+            }
         };
         let whole = read(text.len().max(1));
         for size in 1..=5 {
@@ -247,16 +280,16 @@ mod tests {
 
     #[test]
     fn every_limit_is_reached_and_not_passed() {
-        let mut reader = RowReader::default();
+        let mut reader = RowReader::new(&AnyJson);
         reader.push(&vec![b'1'; MAX_LINE_BYTES]).unwrap();
         assert_eq!(reader.push(b"1"), Err(Flood::Line(1)));
 
-        let mut reader = RowReader::default();
+        let mut reader = RowReader::new(&AnyJson);
         reader.push("1\n".repeat(MAX_ROWS).as_bytes()).unwrap();
         reader.push(b"\n \n").unwrap();
         assert_eq!(reader.push(b"1\n"), Err(Flood::Rows));
 
-        let mut reader = RowReader::default();
+        let mut reader = RowReader::new(&AnyJson);
         let blank = vec![b'\n'; MAX_LINE_BYTES];
         for _ in 0..MAX_OUTPUT_BYTES / MAX_LINE_BYTES {
             reader.push(&blank).unwrap();

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Committed, Marker, Sink, SinkError};
+use crate::collect::RowForm;
 use crate::handler::Rows;
 
 /// How long a finished batch waits for a sink that is away before it is given back. Long enough for a
@@ -57,6 +58,12 @@ impl Entrance {
     pub async fn room(&self, rows: &Rows) -> SemaphorePermit<'_> {
         let room = self.room.acquire_many(in_kib(rows.bytes()).min(self.all));
         room.await.expect("room is never closed")
+    }
+
+    /// [`Sink::form`].
+    #[must_use]
+    pub fn form(&self) -> Arc<dyn RowForm> {
+        self.sink.form()
     }
 
     /// [`Sink::find`], patiently.

@@ -3,7 +3,7 @@
 use shared::id::BatchId;
 use shared::outcome::Completed;
 use shared::payload::contains_nul;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::SinkError;
 use crate::handler::Rows;
@@ -13,6 +13,7 @@ pub(super) fn digest(rows: &Rows) -> Vec<u8> {
     match rows {
         Rows::None => Vec::new(),
         Rows::Slice(slice) => slice.rows.content_hash().to_bytes().to_vec(),
+        Rows::Copy(rows) => xxh3_128(rows.bytes()).to_be_bytes().to_vec(),
         Rows::Json(rows) => {
             let mut hash = Xxh3::new();
             for row in rows.iter() {
@@ -54,10 +55,13 @@ pub(super) fn read_outcome(batch: BatchId, outcome: &str) -> Result<Completed, S
     })
 }
 
-/// PostgreSQL cannot hold NUL in JSON that is looked into, so no sink takes it.
+/// PostgreSQL cannot hold NUL in JSON that is looked into, so no sink takes it. Nor does a sink for JSON take what was
+/// collected for another.
 pub(super) fn check_json(rows: &Rows) -> Result<(), SinkError> {
-    let Rows::Json(rows) = rows else {
-        return Ok(());
+    let rows = match rows {
+        Rows::None | Rows::Slice(_) => return Ok(()),
+        Rows::Json(rows) => rows,
+        Rows::Copy(_) => return Err(other_form()),
     };
     match rows.iter().position(contains_nul) {
         None => Ok(()),
@@ -70,6 +74,11 @@ pub(super) fn check_json(rows: &Rows) -> Result<(), SinkError> {
 /// A count in the form that databases have.
 pub(super) fn stored(count: u64) -> Result<i64, SinkError> {
     i64::try_from(count).map_err(|e| refused(sqlx::Error::Encode(Box::new(e))))
+}
+
+/// Of rows that were collected in the form of another sink.
+pub(super) fn other_form() -> SinkError {
+    SinkError::Unfit("they were collected for another sink".to_owned())
 }
 
 fn refused(error: sqlx::Error) -> SinkError {

@@ -25,6 +25,7 @@ use shared::outcome::Completed;
 use shared::tls::Untrusted;
 
 pub use self::waiting::Grouping;
+use crate::collect::{AnyJson, RowForm};
 use crate::handler::Rows;
 
 /// Where results are stored.
@@ -32,6 +33,11 @@ use crate::handler::Rows;
 pub trait Sink: Send + Sync + 'static {
     /// The outcome that was stored with this batch's rows, if they are in.
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError>;
+
+    /// The form in which rows that come as text are collected for this sink.
+    fn form(&self) -> Arc<dyn RowForm> {
+        Arc::new(AnyJson)
+    }
 
     /// Stores rows and marker in one transaction, unless the batch's marker is there already: then nothing
     /// is written. Either way the answer is the outcome to report. When the answer of a commit was lost,

@@ -50,6 +50,7 @@ mod every {
             the_first_of_two_writers_wins
             many_at_once_are_all_stored_once
             rows_that_no_sink_takes_leave_their_neighbours_alone
+            rows_collected_in_the_sinks_form_are_stored
             nothing_to_store_is_a_marker
             a_damaged_marker_is_named
             workers_may_start_together
@@ -264,6 +265,39 @@ async fn rows_that_no_sink_takes_leave_their_neighbours_alone(ground: Ground) {
     assert!(refused[0].to_string().contains("NUL"), "{refused:?}");
     assert_eq!(ground.words().await.len(), 49);
     assert_eq!(ground.rows("count(*)", "FROM batch_commits").await, ["49"]);
+}
+
+/// As a command's output is: what the sink would refuse is refused row by row, and nothing is read twice.
+async fn rows_collected_in_the_sinks_form_are_stored(ground: Ground) {
+    let mut collector = ground.sink.form().collector();
+    collector.push(r#"{"word":"a","n":0}"#).unwrap();
+    collector.push(r#" {"n": 1, "word": "b"} "#).unwrap();
+    for (bad, reason) in [
+        (r#"{"word":"half"#, "bad_output"),
+        (r#"{"word":"two","n":1} 2"#, "bad_output"),
+        (r#"{"word":"a\ud800","n":1}"#, "bad_output"),
+        (r#"{"word":"a\u0000","n":1}"#, "bad_output"),
+        (r#"{"word":"deep","n":1,"doc":DEEP}"#, "bad_output"),
+    ] {
+        let bad = bad.replace("DEEP", &("[".repeat(101) + &"]".repeat(101)));
+        let refused = collector.push(&bad).unwrap_err();
+        assert_eq!(refused.reason(), reason, "{bad}: {refused}");
+    }
+    assert_eq!(collector.count(), 2);
+    let rows = Arc::new(collector.finish());
+    assert_eq!(rows.count(), 2);
+    let batch = BatchId::generate();
+    let committed = ground
+        .sink
+        .commit(marker(batch, 1), Arc::clone(&rows))
+        .await;
+    assert!(matches!(committed, Ok(Committed::Now(_))), "{committed:?}");
+    let again = ground.sink.commit(marker(batch, 2), rows).await;
+    assert!(matches!(again, Ok(Committed::Before(_))), "{again:?}");
+    let stored = [("a".to_owned(), 0), ("b".to_owned(), 1)];
+    assert_eq!(ground.words().await, stored);
+    let digests = "FROM batch_commits WHERE length(digest) = 16";
+    assert_eq!(ground.rows("count(*)", digests).await, ["1"]);
 }
 
 async fn nothing_to_store_is_a_marker(ground: Ground) {

@@ -60,9 +60,9 @@ async fn only_the_guilty_fail(url: Option<String>) {
     );
     let dead = stack.api.dead(run.run).await.unwrap();
     for expected in [
-        "row 0: column \"n\" is text, not bigint",
-        "row 0: column \"n\" is missing",
-        "row 0: has a field \"more\"",
+        "line 1 of the output does not fit the sink: column \"n\" is text, not bigint",
+        "line 1 of the output does not fit the sink: column \"n\" is missing",
+        "line 1 of the output does not fit the sink: has a field \"more\"",
     ] {
         let found = dead
             .iter()

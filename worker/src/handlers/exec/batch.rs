@@ -13,12 +13,11 @@ use tokio::time::{sleep, timeout};
 use super::process::{Pipes, Process};
 use super::tail::Tail;
 use super::verdict::{self, Verdict};
-use super::{DRAIN, GRACE, Program, REAP, too_large, with_stderr};
+use super::{DRAIN, GRACE, Program, REAP, with_stderr};
 use crate::handler::{BatchContext, HandlerError, Output, Rows};
 use crate::handlers::rows::{Flood, RowReader};
 use crate::handlers::stop::{Stop, stop_wanted};
 use crate::handlers::wire::one_line;
-use crate::json_rows::JsonRows;
 
 /// How an attempt's process came to its end.
 enum Ending {
@@ -47,7 +46,7 @@ impl PerBatch {
         let command = program.command.for_batch(&ctx.batch);
         let mut process =
             Process::spawn(command, program.bounds).map_err(|error| program.cannot_run(&error))?;
-        let (mut rows, mut errors) = (RowReader::default(), Tail::default());
+        let (mut rows, mut errors) = (RowReader::new(&*program.rows), Tail::default());
         let payload = one_line(ctx.batch.payload.get());
         let ending = conduct(&mut process, &payload, &mut rows, &mut errors, ctx)
             .await
@@ -56,20 +55,18 @@ impl PerBatch {
             .judge(&ending, rows)
             .map_err(|error| with_stderr(error, &errors))?;
         Ok(Output {
-            rows: Rows::Json(rows),
+            rows,
             ..Output::default()
         })
     }
 
-    fn judge(&self, ending: &Ending, rows: RowReader) -> Result<JsonRows, HandlerError> {
+    fn judge(&self, ending: &Ending, rows: RowReader) -> Result<Rows, HandlerError> {
         match ending {
             Ending::Exited(status) => match verdict::judge(*status) {
-                Verdict::Completed => rows
-                    .into_rows()
-                    .map_err(|problem| HandlerError::fail("bad_output", problem)),
+                Verdict::Completed => rows.into_rows(),
                 failed => Err(failed.into_error()),
             },
-            Ending::Flooded(flood) => Err(too_large(*flood)),
+            Ending::Flooded(flood) => Err((*flood).into()),
             Ending::Stopped(stop) => Err(self.program.stopped(*stop)),
         }
     }

@@ -31,6 +31,7 @@ mod tail;
 mod verdict;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,8 +46,8 @@ use self::command::CommandTemplate;
 use self::lines::Pool;
 use self::tail::Tail;
 use super::leave::Leave;
-use super::rows::Flood;
 use super::stop::Stop;
+use crate::collect::RowForm;
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
 
 /// Between SIGTERM and SIGKILL: enough to remove a temporary file, and little to wait for.
@@ -76,21 +77,24 @@ struct Program {
     bounds: Bounds,
     leave: Leave,
     deadline: Span,
+    rows: Arc<dyn RowForm>,
 }
 
 impl Exec {
-    /// Prepares the pipeline's command, for a worker that runs `slots` batches at once. Fails when its program
-    /// cannot be found, so that a worker which could only ruin batches does not start.
+    /// Prepares the pipeline's command, which writes rows in this form, for a worker that runs `slots` batches at
+    /// once. Fails when its program cannot be found, so that a worker which could only ruin batches does not start.
     pub fn new(
         pipeline: &PipelineName,
         config: &PipelineConfig,
         slots: u32,
+        rows: Arc<dyn RowForm>,
     ) -> Result<Self, ConfigError> {
         let program = Program {
             command: CommandTemplate::new(pipeline, config)?,
             bounds: Bounds::new(config),
             leave: Leave::under(&config.limits),
             deadline: config.deadline,
+            rows,
         };
         let mode = match config.mode {
             ExecMode::Batch => Mode::Batch(PerBatch { program }),
@@ -139,10 +143,6 @@ impl Program {
             Stop::CalledOff => "the command was stopped: the attempt was called off".to_owned(),
         })
     }
-}
-
-fn too_large(flood: Flood) -> HandlerError {
-    HandlerError::fail("output_too_large", flood.to_string())
 }
 
 /// Adds what the command said itself.

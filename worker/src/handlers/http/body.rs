@@ -20,10 +20,10 @@ use serde_json::value::RawValue;
 use shared::name::Key;
 use shared::net::in_words;
 use shared::outcome::{FollowUp, Statistics};
-use shared::payload::check_json;
 use tokio::time::timeout;
 
-use crate::handler::{HandlerError, Output, Rows};
+use crate::collect::RowForm;
+use crate::handler::{HandlerError, Output};
 use crate::handlers::rows::{Flood, MAX_LINE_BYTES, MAX_OUTPUT_BYTES, MAX_ROWS, RowReader};
 use crate::handlers::wire::check_statistics;
 
@@ -58,14 +58,14 @@ struct Capped<T> {
 }
 
 /// Reads the result.
-pub(super) async fn read(response: Response) -> Result<Output, HandlerError> {
+pub(super) async fn read(response: Response, rows: &dyn RowForm) -> Result<Output, HandlerError> {
     match Format::of(response.headers()) {
-        Ok(Format::Json) => read_json(response).await,
+        Ok(Format::Json) => read_json(response, rows).await,
         Ok(Format::Ndjson) if may_be_cut_off(&response) => Err(bad(
             "the answer is NDJSON that ends where the connection does, which may be too early: send it with a \
              Content-Length or chunked",
         )),
-        Ok(Format::Ndjson) => read_ndjson(response).await,
+        Ok(Format::Ndjson) => read_ndjson(response, rows).await,
         Err(problem) => Err(explained(bad(problem), response).await),
     }
 }
@@ -103,26 +103,26 @@ pub(super) async fn explained(error: HandlerError, mut response: Response) -> Ha
     }
 }
 
-async fn read_json(mut response: Response) -> Result<Output, HandlerError> {
+async fn read_json(mut response: Response, rows: &dyn RowForm) -> Result<Output, HandlerError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_OUTPUT_BYTES {
-            return Err(flood(Flood::Bytes));
+            return Err(Flood::Bytes.into());
         }
     }
     let envelope: Envelope = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("the answer is not as agreed: {error}")))?;
-    envelope.into_output()
+    envelope.into_output(rows)
 }
 
-async fn read_ndjson(mut response: Response) -> Result<Output, HandlerError> {
-    let mut rows = RowReader::default();
+async fn read_ndjson(mut response: Response, rows: &dyn RowForm) -> Result<Output, HandlerError> {
+    let mut rows = RowReader::new(rows);
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
-        rows.push(&chunk).map_err(flood)?;
+        rows.push(&chunk)?;
     }
     Ok(Output {
-        rows: Rows::Json(rows.into_rows().map_err(bad)?),
+        rows: rows.into_rows()?,
         ..Output::default()
     })
 }
@@ -147,10 +147,11 @@ impl Format {
 }
 
 impl Envelope {
-    fn into_output(self) -> Result<Output, HandlerError> {
+    fn into_output(self, form: &dyn RowForm) -> Result<Output, HandlerError> {
         if self.rows.over {
-            return Err(flood(Flood::Rows));
+            return Err(Flood::Rows.into());
         }
+        let mut rows = form.collector();
         for (index, row) in self.rows.kept.iter().enumerate() {
             if row.get().len() > MAX_LINE_BYTES {
                 return Err(HandlerError::fail(
@@ -158,12 +159,14 @@ impl Envelope {
                     format!("row {index} has more than {MAX_LINE_BYTES} bytes"),
                 ));
             }
-            check_json(row.get()).map_err(|error| bad(format!("row {index} {error}")))?;
+            rows.push(row.get()).map_err(|problem| {
+                HandlerError::fail(problem.reason(), format!("row {index} {problem}"))
+            })?;
         }
         check_statistics(&self.statistics)
             .map_err(|problem| bad(format!("the answer {problem}")))?;
         Ok(Output {
-            rows: Rows::Json(self.rows.kept.into_iter().collect()),
+            rows: rows.finish(),
             batch_key: self.batch_key,
             follow_ups: self.follow_ups,
             statistics: self.statistics,
@@ -226,8 +229,4 @@ fn broken(error: reqwest::Error) -> HandlerError {
 
 fn bad(problem: impl Into<String>) -> HandlerError {
     HandlerError::fail("bad_output", problem)
-}
-
-fn flood(flood: Flood) -> HandlerError {
-    HandlerError::fail("output_too_large", flood.to_string())
 }

@@ -28,6 +28,8 @@ mod retry_after;
 mod signature;
 mod status;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -45,6 +47,7 @@ use self::status::Meaning;
 use super::leave::Leave;
 use super::stop::{Stop, stop_wanted};
 use super::wire::Request;
+use crate::collect::RowForm;
 use crate::handler::{BatchContext, Handler, HandlerError, Output};
 
 /// The same for every attempt of a batch.
@@ -66,11 +69,16 @@ pub struct Http {
     signing: Option<Signing>,
     leave: Leave,
     deadline: Span,
+    rows: Arc<dyn RowForm>,
 }
 
 impl Http {
-    /// Prepares calls of the pipeline's URL.
-    pub fn new(pipeline: &PipelineName, config: &PipelineConfig) -> Result<Self, ConfigError> {
+    /// Prepares calls of the pipeline's URL, whose answers have rows in this form.
+    pub fn new(
+        pipeline: &PipelineName,
+        config: &PipelineConfig,
+        rows: Arc<dyn RowForm>,
+    ) -> Result<Self, ConfigError> {
         let wrong = |problem: String| ConfigError::Wrong {
             key: format!("pipelines.{pipeline}.url"),
             problem,
@@ -88,6 +96,7 @@ impl Http {
             signing: Signing::new(config),
             leave: Leave::under(&config.limits),
             deadline: config.deadline,
+            rows,
         })
     }
 
@@ -127,7 +136,7 @@ impl Http {
     async fn exchange(&self, ctx: &BatchContext) -> Result<Output, HandlerError> {
         let response = self.request(ctx).send().await.map_err(not_answered)?;
         match status::meaning(response.status(), asked_delay(&response)) {
-            Meaning::Rows => body::read(response).await,
+            Meaning::Rows => body::read(response, &*self.rows).await,
             Meaning::NoRows => Ok(Output::default()),
             Meaning::Error(error) => Err(body::explained(error, response).await),
         }

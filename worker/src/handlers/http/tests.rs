@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::collect::AnyJson;
 use crate::cursor::Cursor;
 use crate::handler::Rows;
 use crate::holding::Reporter;
@@ -38,7 +39,8 @@ fn config(url: &str) -> PipelineConfig {
 }
 
 fn http(config: &PipelineConfig) -> Http {
-    Http::new(&PipelineName::new("thumbs").unwrap(), config).unwrap()
+    let pipeline = PipelineName::new("thumbs").unwrap();
+    Http::new(&pipeline, config, Arc::new(AnyJson)).unwrap()
 }
 
 fn context(deadline: Duration) -> BatchContext {
@@ -68,7 +70,7 @@ fn rows(output: &Output) -> Vec<&str> {
     match &output.rows {
         Rows::None => Vec::new(),
         Rows::Json(rows) => rows.iter().collect(),
-        other @ Rows::Slice(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -4,10 +4,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::parquet;
+use crate::collect::{AnyJson, RowForm};
 use crate::handler::Rows;
 use crate::handlers::one_line;
+use crate::json_rows::JsonRows;
 use crate::sink::SinkError;
-use crate::sink::table::{Shape, documents};
+use crate::sink::table::{Fitting, Shape, documents};
 
 /// How rows are written.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub enum Format {
     /// A JSON document a line.
     Ndjson,
     /// Parquet with these columns.
-    Parquet(Shape),
+    Parquet(Arc<Shape>),
 }
 
 impl Format {
@@ -23,6 +25,14 @@ impl Format {
         match self {
             Self::Ndjson => "ndjson",
             Self::Parquet(_) => "parquet",
+        }
+    }
+
+    /// In which rows are collected.
+    pub(super) fn rows(&self) -> Arc<dyn RowForm> {
+        match self {
+            Self::Ndjson => Arc::new(AnyJson),
+            Self::Parquet(shape) => Fitting::<JsonRows>::form(shape),
         }
     }
 

@@ -33,6 +33,7 @@ use super::group::{GroupWriter, Groups};
 use super::marker::{check_json, digest, with_counts};
 use super::waiting::Write;
 use super::{Committed, Grouping, Marker, Sink, SinkError};
+use crate::collect::RowForm;
 use crate::handler::Rows;
 
 /// Where the commit markers of files are.
@@ -110,6 +111,10 @@ impl FilesSink {
 impl Sink for FilesSink {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
         Ok(self.writer.find(batch).await?.map(|filed| filed.completed))
+    }
+
+    fn form(&self) -> Arc<dyn RowForm> {
+        self.writer.format.rows()
     }
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {

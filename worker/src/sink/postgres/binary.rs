@@ -2,11 +2,11 @@
 //! read them).
 
 use jiff::civil::{Date, date};
-use shared::config::ColumnType;
+use shared::config::{Column, ColumnType};
 
 use crate::handler::Rows;
 use crate::sink::SinkError;
-use crate::sink::table::{Cell, Shape, days_since};
+use crate::sink::table::{Cell, Kept, Shape, days_since};
 
 pub(super) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 pub(super) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
@@ -35,18 +35,58 @@ pub(super) fn null(out: &mut Vec<u8>) {
     out.extend_from_slice(&NULL);
 }
 
-/// All rows, without header and trailer.
-pub(super) fn encode(shape: &Shape, rows: &Rows) -> Result<Vec<u8>, SinkError> {
-    let mut out = Vec::new();
-    let columns = shape.columns();
-    shape.each_row(rows, |cells| {
-        row(&mut out, cells.len());
+/// Rows as COPY takes them, without header and trailer.
+#[derive(Debug, Default)]
+pub struct CopyRows {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl CopyRows {
+    /// All of these rows.
+    pub(super) fn encode(shape: &Shape, rows: &Rows) -> Result<Self, SinkError> {
+        let mut encoded = Self::default();
+        shape.each_row(rows, |cells| {
+            encoded.push(cells, shape.columns());
+            Ok(())
+        })?;
+        Ok(encoded)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// What is sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn push(&mut self, cells: &[Cell<'_>], columns: &[Column]) {
+        row(&mut self.bytes, cells.len());
         for (cell, column) in cells.iter().zip(columns) {
-            encode_cell(&mut out, cell, column.kind);
+            encode_cell(&mut self.bytes, cell, column.kind);
         }
-        Ok(())
-    })?;
-    Ok(out)
+        self.count += 1;
+    }
+}
+
+impl Kept for CopyRows {
+    fn add(&mut self, _: &str, cells: &[Cell<'_>], columns: &[Column]) {
+        self.push(cells, columns);
+    }
+
+    fn count(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+
+    fn into_rows(mut self) -> Rows {
+        self.bytes.shrink_to_fit();
+        Rows::Copy(self)
+    }
 }
 
 fn encode_cell(out: &mut Vec<u8>, cell: &Cell<'_>, kind: ColumnType) {

@@ -29,6 +29,7 @@ use sqlx::{Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::binary::CopyRows;
 pub use self::table::PostgresTable;
 use super::group::Groups;
 use super::marker::{check_json, read_outcome};

@@ -11,13 +11,14 @@ use shared::outcome::Completed;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::binary::{CHUNK, HEADER, TRAILER, encode};
+use super::binary::{CHUNK, CopyRows, HEADER, TRAILER};
 use super::markers::Columns;
 use super::{bounded, committed, connect, find, find_outcome, lock_making_tables};
+use crate::collect::RowForm;
 use crate::handler::Rows;
 use crate::sink::group::{GroupWriter, Groups};
 use crate::sink::marker::{digest, with_counts};
-use crate::sink::table::{Found, Shape};
+use crate::sink::table::{Fitting, Found, Shape};
 use crate::sink::waiting::Write;
 use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 
@@ -26,15 +27,7 @@ use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 pub struct PostgresTable {
     pool: PgPool,
     shape: Arc<Shape>,
-    groups: Groups<Encoded>,
-}
-
-/// A batch's rows as COPY takes them.
-#[derive(Debug)]
-struct Encoded {
-    bytes: Vec<u8>,
-    count: u64,
-    digest: Vec<u8>,
+    groups: Groups<Arc<Rows>>,
 }
 
 struct Writer {
@@ -114,37 +107,32 @@ impl Sink for PostgresTable {
         find_outcome(&self.pool, batch).await
     }
 
-    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
-        let (shape, bytes) = (Arc::clone(&self.shape), rows.bytes());
-        // Reading a large batch takes a while, in which nothing else should wait for this thread.
-        let encoding = tokio::task::spawn_blocking(move || {
-            Ok(Encoded {
-                bytes: encode(&shape, &rows)?,
-                count: rows.count(),
-                digest: digest(&rows),
-            })
-        });
-        let died = |_| SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
-        let rows = encoding.await.map_err(died)??;
-        let write = Write {
-            marker,
-            rows,
-            bytes,
-        };
-        self.groups.commit(write).await
+    fn form(&self) -> Arc<dyn RowForm> {
+        Fitting::<CopyRows>::form(&self.shape)
+    }
+
+    async fn commit(&self, marker: Marker, mut rows: Arc<Rows>) -> Result<Committed, SinkError> {
+        if let Rows::Json(_) | Rows::Slice(_) = &*rows {
+            let shape = Arc::clone(&self.shape);
+            // Reading a large batch takes a while, in which nothing else should wait for this thread.
+            let encoding = tokio::task::spawn_blocking(move || CopyRows::encode(&shape, &rows));
+            let died = |_| SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
+            rows = Arc::new(Rows::Copy(encoding.await.map_err(died)??));
+        }
+        self.groups.commit(Write::new(marker, rows)).await
     }
 }
 
 #[async_trait]
 impl GroupWriter for Writer {
-    type Rows = Encoded;
+    type Rows = Arc<Rows>;
 
-    async fn write(&self, group: &[&Write<Encoded>]) -> Result<Vec<Committed>, SinkError> {
+    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
         let mut markers = Columns::default();
         let mut all_completed = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
-            let completed = with_counts(&marker.completed, rows.count, 0);
-            markers.add(marker, rows.digest.clone(), &completed)?;
+            let completed = with_counts(&marker.completed, rows.count(), 0);
+            markers.add(marker, digest(rows), &completed)?;
             all_completed.push(completed);
         }
         let mut connection = bounded(self.pool.acquire()).await?;
@@ -171,13 +159,17 @@ impl Writer {
         &self,
         connection: &mut PgConnection,
         markers: Columns,
-        group: &[&Write<Encoded>],
+        group: &[&Write<Arc<Rows>>],
     ) -> Result<HashSet<String>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let first = markers.insert(&mut transaction).await?;
-        let is_first = |write: &&&Write<Encoded>| first.contains(&write.marker.batch.to_string());
-        let rows = group.iter().filter(is_first);
-        let rows: Vec<&[u8]> = rows.map(|write| &write.rows.bytes[..]).collect();
+        let is_first = |write: &&&Write<Arc<Rows>>| first.contains(&write.marker.batch.to_string());
+        let rows = group.iter().filter(is_first).map(|write| &*write.rows);
+        let rows = rows.filter_map(|rows| match rows {
+            Rows::Copy(rows) => Some(rows.bytes()),
+            _ => None,
+        });
+        let rows: Vec<&[u8]> = rows.collect();
         if rows.iter().any(|rows| !rows.is_empty()) {
             let mut copy = transaction.copy_in_raw(&self.copy).await?;
             copy.send(HEADER).await?;

@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::insert::{in_a_row, insert_rows, placeholders};
 use super::transaction::{RowWriter, Writer};
 use super::{find_outcome, open, sink_error};
+use crate::collect::RowForm;
 use crate::handler::Rows;
+use crate::json_rows::JsonRows;
 use crate::sink::group::Groups;
 use crate::sink::marker::with_counts;
-use crate::sink::table::{Cell, Found, Shape, documents};
+use crate::sink::table::{Cell, Fitting, Found, Shape, documents};
 use crate::sink::waiting::Write;
 use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 
@@ -90,6 +92,10 @@ async fn make(pool: &SqlitePool, name: &str, shape: &Shape) -> Result<Vec<Found>
 impl Sink for SqliteTable {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
         find_outcome(&self.pool, batch).await
+    }
+
+    fn form(&self) -> Arc<dyn RowForm> {
+        Fitting::<JsonRows>::form(&self.shape)
     }
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {

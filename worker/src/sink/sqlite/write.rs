@@ -51,7 +51,7 @@ impl RowWriter for ResultsAndSlices {
         let mut all = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
             all.push(match &**rows {
-                Rows::None => with_counts(&marker.completed, 0, 0),
+                Rows::None | Rows::Copy(_) => with_counts(&marker.completed, 0, 0),
                 Rows::Json(rows) => with_counts(&marker.completed, rows.len() as u64, 0),
                 Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
             });
@@ -71,7 +71,7 @@ impl RowWriter for ResultsAndSlices {
 fn sets<'a>(group: &'a [&Write<Arc<Rows>>]) -> impl Iterator<Item = &'a DimensionSet> {
     group.iter().filter_map(|write| match &*write.rows {
         Rows::Slice(slice) => Some(&slice.id.dimensions),
-        Rows::None | Rows::Json(_) => None,
+        _ => None,
     })
 }
 
@@ -115,7 +115,7 @@ async fn insert_json(
 fn documents(write: &Write<Arc<Rows>>) -> Option<(Arc<String>, &JsonRows)> {
     match &*write.rows {
         Rows::Json(rows) => Some((Arc::new(write.marker.batch.to_string()), rows)),
-        Rows::None | Rows::Slice(_) => None,
+        _ => None,
     }
 }
 

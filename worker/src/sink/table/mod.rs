@@ -1,6 +1,7 @@
 //! Rows for columns that the config declares: JSON objects, each field into the column of its name. Every database
 //! and file format writes the same [`Cell`]s; what does not fit is refused here, before any of them is bothered.
 
+mod fitting;
 mod read;
 
 use std::borrow::Cow;
@@ -10,8 +11,10 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use shared::config::{Column, ColumnType};
 
+pub(super) use self::fitting::{Fitting, Kept};
 use self::read::Reader;
 use super::SinkError;
+use super::marker::other_form;
 use crate::handler::Rows;
 use crate::json_rows::JsonRows;
 
@@ -129,9 +132,9 @@ impl Shape {
         mut take: impl FnMut(&[Cell<'a>]) -> Result<(), SinkError>,
     ) -> Result<(), SinkError> {
         let mut reader = Reader::new(self);
-        let mut cells = Vec::with_capacity(self.columns.len());
+        let mut cells = Vec::new();
         for (index, row) in documents(rows)?.iter().enumerate() {
-            reader.read(index, row, &mut cells)?;
+            cells = reader.read(self, row, cells).map_err(unfit(index))?;
             take(&cells)?;
         }
         Ok(())
@@ -139,15 +142,18 @@ impl Shape {
 
     /// The cells of one row.
     pub(super) fn read<'a>(&self, index: usize, row: &'a str) -> Result<Vec<Cell<'a>>, SinkError> {
-        let mut cells = Vec::with_capacity(self.columns.len());
-        Reader::new(self).read(index, row, &mut cells)?;
-        Ok(cells)
+        let mut reader = Reader::new(self);
+        reader.read(self, row, Vec::new()).map_err(unfit(index))
     }
 
     /// Whether all rows fit.
     pub(super) fn check(&self, rows: &Rows) -> Result<(), SinkError> {
         self.each_row(rows, |_| Ok(()))
     }
+}
+
+fn unfit(index: usize) -> impl Fn(String) -> SinkError {
+    move |problem| SinkError::Unfit(format!("row {index}: {problem}"))
 }
 
 /// The rows of a handler that gives JSON documents.
@@ -159,6 +165,7 @@ pub(super) fn documents(rows: &Rows) -> Result<&JsonRows, SinkError> {
         Rows::Slice(_) => Err(SinkError::Unfit(
             "slices of Search Analytics go into the default sink alone".to_owned(),
         )),
+        Rows::Copy(_) => Err(other_form()),
     }
 }
 

@@ -9,66 +9,69 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use shared::config::{Column, ColumnType};
-use shared::payload::contains_nul;
+use shared::payload::{JsonError, check_json_inside};
 
 use super::{Cell, Shape};
-use crate::sink::SinkError;
 
+/// A value stands in its row.
+const LEVELS_AROUND: usize = 1;
 /// Most bytes of a wrong value that are shown.
 const SHOWN_BYTES: usize = 60;
 
-/// Reads row after row.
-pub(super) struct Reader<'s> {
-    shape: &'s Shape,
+/// Reads row after row of one shape.
+#[derive(Debug)]
+pub(super) struct Reader {
     /// The places of the last row's fields, in their order: whoever writes many rows writes all of them alike.
     usual: Vec<usize>,
     /// Which columns the row has.
     found: Vec<bool>,
 }
 
-impl<'s> Reader<'s> {
-    pub(super) fn new(shape: &'s Shape) -> Self {
+impl Reader {
+    pub(super) fn new(shape: &Shape) -> Self {
         let places = 0..shape.columns.len();
         Self {
-            shape,
             found: vec![false; places.len()],
             usual: places.collect(),
         }
     }
 
-    /// Reads a row into `cells`, or says what is wrong with it.
+    /// Reads a row, or says what is wrong with it. The last row's cells give their memory.
     pub(super) fn read<'a>(
         &mut self,
-        index: usize,
+        shape: &Shape,
         text: &'a str,
-        cells: &mut Vec<Cell<'a>>,
-    ) -> Result<(), SinkError> {
-        self.row(text, cells)
-            .map_err(|problem| SinkError::Unfit(format!("row {index}: {problem}")))
-    }
-
-    fn row<'a>(&mut self, text: &'a str, cells: &mut Vec<Cell<'a>>) -> Result<(), String> {
+        last: Vec<Cell<'_>>,
+    ) -> Result<Vec<Cell<'a>>, String> {
         if !text.trim_start().starts_with('{') {
             return Err(format!("is no object: {}", shortened(text)));
         }
         // Where a field is missing, this is left.
         self.found.fill(false);
-        cells.clear();
-        cells.resize(self.shape.columns.len(), Cell::Null);
+        let mut cells = emptied(last);
+        cells.resize(shape.columns.len(), Cell::Null);
         let fields = Fields {
+            shape,
             reader: self,
-            cells,
+            cells: &mut cells,
         };
         let mut deserializer = serde_json::Deserializer::from_str(text);
         deserializer
             .deserialize_map(fields)
+            .and_then(|()| deserializer.end())
             .map_err(|error| in_words(&error))?;
-        let mut columns = self.shape.columns.iter().zip(&self.found);
+        let mut columns = shape.columns.iter().zip(&self.found);
         match columns.find(|(column, is_there)| !**is_there && !column.is_nullable) {
             Some((column, _)) => Err(format!("column {:?} is missing", column.name)),
-            None => Ok(()),
+            None => Ok(cells),
         }
     }
+}
+
+/// Their memory, for the cells of a row that lives otherwise: collecting in place allocates nothing.
+pub(super) fn emptied<'a>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'a>> {
+    cells.clear();
+    cells.into_iter().map(|_| Cell::Null).collect()
 }
 
 /// Without the place in the row, which is one line.
@@ -88,12 +91,13 @@ fn shortened(text: &str) -> Cow<'_, str> {
 }
 
 /// Reads all fields.
-struct Fields<'s, 'c, 'a> {
-    reader: &'c mut Reader<'s>,
+struct Fields<'c, 'a> {
+    shape: &'c Shape,
+    reader: &'c mut Reader,
     cells: &'c mut [Cell<'a>],
 }
 
-impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
+impl<'a> Visitor<'a> for Fields<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,12 +105,8 @@ impl<'a> Visitor<'a> for Fields<'_, '_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        let Reader {
-            shape,
-            usual,
-            found,
-        } = self.reader;
-        let shape = *shape;
+        let shape = self.shape;
+        let Reader { usual, found } = self.reader;
         for field in 0.. {
             let expected = usual.get(field).copied();
             let Some(place) = map.next_key_seed(Name { shape, expected })? else {
@@ -188,10 +188,17 @@ impl<'a> DeserializeSeed<'a> for Value<'_> {
         if self.column.kind != ColumnType::Json {
             return deserializer.deserialize_any(self);
         }
-        match <&RawValue>::deserialize(deserializer)?.get() {
-            "null" => self.null(),
-            text if contains_nul(text) => Err(self.nul()),
-            text => Ok(Cell::Json(text)),
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        if text == "null" {
+            return self.null();
+        }
+        match check_json_inside(text, LEVELS_AROUND) {
+            Ok(()) => Ok(Cell::Json(text)),
+            Err(JsonError::Nul) => Err(self.nul()),
+            Err(problem) => {
+                let name = &self.column.name;
+                Err(D::Error::custom(format!("column {name:?} {problem}")))
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Tables with declared columns.
 
 use shared::id::BatchId;
+use shared::payload::JsonError;
+use worker::collect::BadRow;
 use worker::sink::{Committed, SinkError};
 
 use super::{json, marker, on, words};
@@ -89,6 +91,14 @@ async fn a_row_that_does_not_fit_is_named_and_stores_nothing(ground: Ground) {
             panic!("{bad}: {refused:?}")
         };
         assert!(problem.contains(expected), "{problem}");
+        let refused = ground.sink.form().collector().push(bad).unwrap_err();
+        // No sink takes a NUL, whatever its columns are.
+        if expected.contains("NUL") {
+            assert_eq!(refused, BadRow::Json(JsonError::Nul));
+            continue;
+        }
+        let expected = expected.trim_start_matches("row 1: ");
+        assert!(refused.to_string().contains(expected), "{refused}");
     }
     assert!(ground.words().await.is_empty());
     assert_eq!(ground.rows("count(*)", "FROM batch_commits").await, ["0"]);

@@ -258,7 +258,7 @@ async fn open(
             return Ok(Arc::new(sink));
         }
         (Form::Ndjson, _) => Format::Ndjson,
-        (Form::Parquet, _) => Format::Parquet(Shape::new(columns())),
+        (Form::Parquet, _) => Format::Parquet(Arc::new(Shape::new(columns()))),
     };
     let (path, markers) = (folder.path().join("files"), Arc::clone(&default.markers));
     Ok(Arc::new(

@@ -10,8 +10,9 @@ use shared::outcome::{FollowUp, Statistics};
 use shared::payload::contains_nul;
 use shared::presence::Progress;
 
+use crate::collect::RowForm;
 use crate::cursor::MAX_CURSOR_BYTES;
-use crate::handler::{HandlerError, Output, Rows};
+use crate::handler::{HandlerError, Output};
 use crate::handlers::rows::{Accepted, Flood, Lines};
 use crate::handlers::wire::{check_statistics, delay, throttle};
 
@@ -31,7 +32,7 @@ pub(super) enum Word<'a> {
     Completed {
         batch: BatchId,
         /// How many rows came before.
-        rows: Option<usize>,
+        rows: Option<u64>,
         #[serde(default)]
         statistics: Statistics,
         batch_key: Option<Key>,
@@ -82,7 +83,7 @@ pub(super) struct Answer {
     said: Said,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Said {
     accepted: Accepted,
     follow_ups: Vec<FollowUp>,
@@ -98,7 +99,7 @@ struct Said {
 #[derive(Debug)]
 enum End {
     Completed {
-        rows: Option<usize>,
+        rows: Option<u64>,
         statistics: Statistics,
         batch_key: Option<Key>,
     },
@@ -106,11 +107,19 @@ enum End {
 }
 
 impl Answer {
-    pub(super) fn about(batch: BatchId) -> Self {
+    pub(super) fn about(batch: BatchId, rows: &dyn RowForm) -> Self {
+        let said = Said {
+            accepted: Accepted::new(rows),
+            follow_ups: Vec::new(),
+            cursor: None,
+            progress: None,
+            end: None,
+            astray: None,
+        };
         Self {
             batch,
             lines: Lines::default(),
-            said: Said::default(),
+            said,
         }
     }
 
@@ -162,19 +171,17 @@ impl Answer {
             Some(End::Not(error)) => return Err(error),
             None => return Err(HandlerError::retry("the command ended no batch")),
         };
-        let rows = accepted
-            .into_rows()
-            .map_err(|problem| HandlerError::fail("bad_output", problem))?;
+        let rows = accepted.into_rows()?;
         match expected {
-            Some(expected) if expected != rows.len() => Err(HandlerError::fail(
+            Some(expected) if expected != rows.count() => Err(HandlerError::fail(
                 "bad_output",
                 format!(
                     "the command counted {expected} rows and wrote {}",
-                    rows.len()
+                    rows.count()
                 ),
             )),
             _ => Ok(Output {
-                rows: Rows::Json(rows),
+                rows,
                 batch_key,
                 follow_ups,
                 statistics,

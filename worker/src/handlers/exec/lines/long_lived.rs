@@ -18,7 +18,7 @@ use crate::handler::{BatchContext, HandlerError, Output};
 use crate::handlers::exec::process::{Pipes, Process};
 use crate::handlers::exec::tail::Tail;
 use crate::handlers::exec::verdict::{Verdict, judge};
-use crate::handlers::exec::{DRAIN, GRACE, Program, too_large, with_stderr};
+use crate::handlers::exec::{DRAIN, GRACE, Program, with_stderr};
 use crate::handlers::rows::{Flood, Lines, READ_BYTES};
 use crate::handlers::stop::{Stop, stop_wanted};
 use crate::handlers::wire::Request;
@@ -149,14 +149,14 @@ impl LongLived {
     ) -> (Result<Output, HandlerError>, Option<Self>) {
         self.stderr.forget();
         self.served = self.served.saturating_add(1);
-        let mut answer = Answer::about(ctx.batch.id);
+        let mut answer = Answer::about(ctx.batch.id, &*self.program.rows);
         let ending = self.converse(&mut answer, ctx).await;
         let goes_on = matches!(ending, Ok(Ending::Answered)) && answer.is_clean();
         let result = match ending {
             Ok(Ending::Answered) => answer.into_result(),
             Ok(Ending::Flooded(flood)) => {
                 self.process.kill();
-                Err(too_large(flood))
+                Err(flood.into())
             }
             Ok(Ending::Exited(status)) => Err(judge(status).into_error()),
             Ok(Ending::Closed) => Err(HandlerError::retry(

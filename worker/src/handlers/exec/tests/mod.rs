@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::collect::AnyJson;
 use crate::cursor::Cursor;
 use crate::handler::Rows;
 use crate::holding::Reporter;
@@ -36,7 +37,13 @@ fn exec(command: &[&str], environment: &[&str]) -> Exec {
 
 fn configured(config: &PipelineConfig) -> Exec {
     const SLOTS: u32 = 4;
-    Exec::new(&PipelineName::new("hashes").unwrap(), config, SLOTS).unwrap()
+    Exec::new(
+        &PipelineName::new("hashes").unwrap(),
+        config,
+        SLOTS,
+        Arc::new(AnyJson),
+    )
+    .unwrap()
 }
 
 fn context(payload: &str, deadline: Duration) -> BatchContext {
