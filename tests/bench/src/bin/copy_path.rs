@@ -24,10 +24,10 @@ const LIMIT: Duration = Duration::from_mins(10);
 #[derive(Parser)]
 struct Arguments {
     /// Batches in a round.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 150)]
     batches: usize,
     /// Rows of a batch.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 20_000)]
     rows: usize,
     /// Groups written at once, each by a connection of its own; the reference is one.
     #[arg(long, default_value_t = 2)]
@@ -105,7 +105,7 @@ impl Bench {
         );
         let mut stack = Stack::new(&self.broker, &config)?;
         stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
-        stack.set("TIDEGATE_WORKER__SLOTS", "2");
+        stack.set("TIDEGATE_WORKER__SLOTS", "4");
         stack.set("TIDEGATE_LOG", "warn");
         std::fs::write(stack.scratch().path().join("rows.ndjson"), ndjson(rows))?;
         stack.start_coordinator().await?;
