@@ -145,7 +145,7 @@ pub enum Rows {
     /// JSON documents, one a row.
     Json(JsonRows),
     /// The same as a PostgreSQL table takes them.
-    Copy(CopyRows),
+    Copy(Arc<CopyRows>),
     /// One slice of Search Analytics, which replaces what the sink has of it.
     Slice(Box<Slice>),
 }

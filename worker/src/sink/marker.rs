@@ -3,7 +3,7 @@
 use shared::id::BatchId;
 use shared::outcome::Completed;
 use shared::payload::contains_nul;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::SinkError;
 use crate::handler::Rows;
@@ -13,7 +13,7 @@ pub(super) fn digest(rows: &Rows) -> Vec<u8> {
     match rows {
         Rows::None => Vec::new(),
         Rows::Slice(slice) => slice.rows.content_hash().to_bytes().to_vec(),
-        Rows::Copy(rows) => xxh3_128(rows.bytes()).to_be_bytes().to_vec(),
+        Rows::Copy(rows) => rows.digest(),
         Rows::Json(rows) => {
             let mut hash = Xxh3::new();
             for row in rows.iter() {

@@ -267,7 +267,7 @@ async fn rows_that_no_sink_takes_leave_their_neighbours_alone(ground: Ground) {
     assert_eq!(ground.rows("count(*)", "FROM batch_commits").await, ["49"]);
 }
 
-/// As a command's output is: what the sink would refuse is refused row by row, and nothing is read twice.
+/// As a command's output is: what the sink would refuse is refused row by row.
 async fn rows_collected_in_the_sinks_form_are_stored(ground: Ground) {
     let mut collector = ground.sink.form().collector();
     collector.push(r#"{"word":"a","n":0}"#).unwrap();

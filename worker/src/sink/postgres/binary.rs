@@ -1,8 +1,11 @@
 //! PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"; the types as their `…_recv` functions
 //! read them).
 
+use std::sync::Arc;
+
 use jiff::civil::{Date, date};
 use shared::config::{Column, ColumnType};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::handler::Rows;
 use crate::sink::SinkError;
@@ -65,6 +68,14 @@ impl CopyRows {
         &self.bytes
     }
 
+    /// The hash of what a batch stores; empty when it stores nothing.
+    pub(in crate::sink) fn digest(&self) -> Vec<u8> {
+        if self.bytes.is_empty() {
+            return Vec::new();
+        }
+        xxh3_128(&self.bytes).to_be_bytes().to_vec()
+    }
+
     fn push(&mut self, cells: &[Cell<'_>], columns: &[Column]) {
         row(&mut self.bytes, cells.len());
         for (cell, column) in cells.iter().zip(columns) {
@@ -85,7 +96,7 @@ impl Kept for CopyRows {
 
     fn into_rows(mut self) -> Rows {
         self.bytes.shrink_to_fit();
-        Rows::Copy(self)
+        Rows::Copy(Arc::new(self))
     }
 }
 

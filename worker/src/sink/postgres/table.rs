@@ -17,7 +17,7 @@ use super::{bounded, committed, connect, find, find_outcome, lock_making_tables}
 use crate::collect::RowForm;
 use crate::handler::Rows;
 use crate::sink::group::{GroupWriter, Groups};
-use crate::sink::marker::{digest, with_counts};
+use crate::sink::marker::with_counts;
 use crate::sink::table::{Fitting, Found, Shape};
 use crate::sink::waiting::Write;
 use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
@@ -27,7 +27,7 @@ use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 pub struct PostgresTable {
     pool: PgPool,
     shape: Arc<Shape>,
-    groups: Groups<Arc<Rows>>,
+    groups: Groups<Arc<CopyRows>>,
 }
 
 struct Writer {
@@ -111,28 +111,35 @@ impl Sink for PostgresTable {
         Fitting::<CopyRows>::form(&self.shape)
     }
 
-    async fn commit(&self, marker: Marker, mut rows: Arc<Rows>) -> Result<Committed, SinkError> {
-        if let Rows::Json(_) | Rows::Slice(_) = &*rows {
+    async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {
+        let rows = if let Rows::Copy(rows) = &*rows {
+            Arc::clone(rows)
+        } else {
             let shape = Arc::clone(&self.shape);
             // Reading a large batch takes a while, in which nothing else should wait for this thread.
             let encoding = tokio::task::spawn_blocking(move || CopyRows::encode(&shape, &rows));
             let died = |_| SinkError::Unavailable(sqlx::Error::WorkerCrashed.into());
-            rows = Arc::new(Rows::Copy(encoding.await.map_err(died)??));
-        }
-        self.groups.commit(Write::new(marker, rows)).await
+            Arc::new(encoding.await.map_err(died)??)
+        };
+        let write = Write {
+            marker,
+            bytes: rows.bytes().len() as u64,
+            rows,
+        };
+        self.groups.commit(write).await
     }
 }
 
 #[async_trait]
 impl GroupWriter for Writer {
-    type Rows = Arc<Rows>;
+    type Rows = Arc<CopyRows>;
 
-    async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
+    async fn write(&self, group: &[&Write<Arc<CopyRows>>]) -> Result<Vec<Committed>, SinkError> {
         let mut markers = Columns::default();
         let mut all_completed = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
             let completed = with_counts(&marker.completed, rows.count(), 0);
-            markers.add(marker, digest(rows), &completed)?;
+            markers.add(marker, rows.digest(), &completed)?;
             all_completed.push(completed);
         }
         let mut connection = bounded(self.pool.acquire()).await?;
@@ -159,17 +166,14 @@ impl Writer {
         &self,
         connection: &mut PgConnection,
         markers: Columns,
-        group: &[&Write<Arc<Rows>>],
+        group: &[&Write<Arc<CopyRows>>],
     ) -> Result<HashSet<String>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let first = markers.insert(&mut transaction).await?;
-        let is_first = |write: &&&Write<Arc<Rows>>| first.contains(&write.marker.batch.to_string());
-        let rows = group.iter().filter(is_first).map(|write| &*write.rows);
-        let rows = rows.filter_map(|rows| match rows {
-            Rows::Copy(rows) => Some(rows.bytes()),
-            _ => None,
-        });
-        let rows: Vec<&[u8]> = rows.collect();
+        let is_first =
+            |write: &&&Write<Arc<CopyRows>>| first.contains(&write.marker.batch.to_string());
+        let rows = group.iter().filter(is_first);
+        let rows: Vec<&[u8]> = rows.map(|write| write.rows.bytes()).collect();
         if rows.iter().any(|rows| !rows.is_empty()) {
             let mut copy = transaction.copy_in_raw(&self.copy).await?;
             copy.send(HEADER).await?;

@@ -17,7 +17,7 @@ use crate::handler::Rows;
 use crate::jobs::search_console::slice_rows::{Row, Slice};
 use crate::json_rows::JsonRows;
 use crate::sink::SinkError;
-use crate::sink::marker::{stored, with_counts};
+use crate::sink::marker::{other_form, stored, with_counts};
 use crate::sink::schema::{self, KnownSets};
 use crate::sink::waiting::Write;
 
@@ -51,7 +51,8 @@ impl RowWriter for ResultsAndSlices {
         let mut all = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
             all.push(match &**rows {
-                Rows::None | Rows::Copy(_) => with_counts(&marker.completed, 0, 0),
+                Rows::None => with_counts(&marker.completed, 0, 0),
+                Rows::Copy(_) => return Err(other_form()),
                 Rows::Json(rows) => with_counts(&marker.completed, rows.len() as u64, 0),
                 Rows::Slice(slice) => replace_slice(connection, slice, &marker.completed).await?,
             });
@@ -71,7 +72,7 @@ impl RowWriter for ResultsAndSlices {
 fn sets<'a>(group: &'a [&Write<Arc<Rows>>]) -> impl Iterator<Item = &'a DimensionSet> {
     group.iter().filter_map(|write| match &*write.rows {
         Rows::Slice(slice) => Some(&slice.id.dimensions),
-        _ => None,
+        Rows::None | Rows::Json(_) | Rows::Copy(_) => None,
     })
 }
 
@@ -115,7 +116,7 @@ async fn insert_json(
 fn documents(write: &Write<Arc<Rows>>) -> Option<(Arc<String>, &JsonRows)> {
     match &*write.rows {
         Rows::Json(rows) => Some((Arc::new(write.marker.batch.to_string()), rows)),
-        _ => None,
+        Rows::None | Rows::Slice(_) | Rows::Copy(_) => None,
     }
 }
 

@@ -36,19 +36,19 @@ impl Reader {
         }
     }
 
-    /// Reads a row, or says what is wrong with it. The last row's cells give their memory.
+    /// Reads a row, or says what is wrong with it. `cells` only gives its memory.
     pub(super) fn read<'a>(
         &mut self,
         shape: &Shape,
         text: &'a str,
-        last: Vec<Cell<'_>>,
+        mut cells: Vec<Cell<'a>>,
     ) -> Result<Vec<Cell<'a>>, String> {
         if !text.trim_start().starts_with('{') {
             return Err(format!("is no object: {}", shortened(text)));
         }
         // Where a field is missing, this is left.
         self.found.fill(false);
-        let mut cells = emptied(last);
+        cells.clear();
         cells.resize(shape.columns.len(), Cell::Null);
         let fields = Fields {
             shape,
@@ -66,12 +66,6 @@ impl Reader {
             None => Ok(cells),
         }
     }
-}
-
-/// Their memory, for the cells of a row that lives otherwise: collecting in place allocates nothing.
-pub(super) fn emptied<'a>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'a>> {
-    cells.clear();
-    cells.into_iter().map(|_| Cell::Null).collect()
 }
 
 /// Without the place in the row, which is one line.
