@@ -263,7 +263,7 @@ impl Rows {
         let bytes = match self {
             Self::None => 0,
             Self::Json(rows) => rows.bytes(),
-            Self::Copy(rows) => rows.bytes().len(),
+            Self::Copy(rows) => rows.bytes(),
             Self::Slice(slice) => slice.rows.text_bytes() + slice.rows.len() * ROW,
         };
         bytes as u64

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::civil::{Date, date};
 use shared::config::{Column, ColumnType};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::handler::Rows;
 use crate::sink::SinkError;
@@ -15,7 +15,9 @@ pub(super) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 pub(super) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 /// Bytes handed to the connection at a time.
-pub(super) const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 64 * 1024;
+/// From so many on, the next row, unless it is a long one, would not go in without more memory.
+const FULL: usize = CHUNK - CHUNK / 8;
 /// PostgreSQL counts from here.
 const EPOCH: Date = date(2000, 1, 1);
 /// The same in microseconds since 1970.
@@ -41,7 +43,11 @@ pub(super) fn null(out: &mut Vec<u8>) {
 /// Rows as COPY takes them, without header and trailer.
 #[derive(Debug, Default)]
 pub struct CopyRows {
-    bytes: Vec<u8>,
+    /// What is sent before `chunk`. In pieces, because memory in one piece grows by being moved, and the allocator
+    /// takes it from the system and gives it back for each large batch.
+    full: Vec<Vec<u8>>,
+    chunk: Vec<u8>,
+    bytes: usize,
     count: u64,
 }
 
@@ -62,25 +68,39 @@ impl CopyRows {
         self.count
     }
 
-    /// What is sent.
+    /// How many bytes they have.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is sent, piece by piece.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let chunks = self.full.iter().chain([&self.chunk]);
+        chunks.map(Vec::as_slice).filter(|chunk| !chunk.is_empty())
     }
 
     /// The hash of what a batch stores; empty when it stores nothing.
     pub(in crate::sink) fn digest(&self) -> Vec<u8> {
-        if self.bytes.is_empty() {
+        if self.count == 0 {
             return Vec::new();
         }
-        xxh3_128(&self.bytes).to_be_bytes().to_vec()
+        let mut hash = Xxh3::new();
+        self.chunks().for_each(|chunk| hash.update(chunk));
+        hash.digest128().to_be_bytes().to_vec()
     }
 
     fn push(&mut self, cells: &[Cell<'_>], columns: &[Column]) {
-        row(&mut self.bytes, cells.len());
-        for (cell, column) in cells.iter().zip(columns) {
-            encode_cell(&mut self.bytes, cell, column.kind);
+        if self.chunk.len() > FULL {
+            let next = Vec::with_capacity(CHUNK);
+            self.full.push(std::mem::replace(&mut self.chunk, next));
         }
+        let before = self.chunk.len();
+        row(&mut self.chunk, cells.len());
+        for (cell, column) in cells.iter().zip(columns) {
+            encode_cell(&mut self.chunk, cell, column.kind);
+        }
+        self.bytes += self.chunk.len() - before;
         self.count += 1;
     }
 }
@@ -95,7 +115,7 @@ impl Kept for CopyRows {
     }
 
     fn into_rows(mut self) -> Rows {
-        self.bytes.shrink_to_fit();
+        self.chunk.shrink_to_fit();
         Rows::Copy(Arc::new(self))
     }
 }
@@ -116,5 +136,31 @@ fn encode_cell(out: &mut Vec<u8>, cell: &Cell<'_>, kind: ColumnType) {
             field(out, &micros.to_be_bytes());
         }
         Cell::Date(day) => field(out, &days_since(EPOCH, *day).to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_many_chunks_are_sent_in_their_order_and_counted() {
+        let column = Column::try_from("t text".to_owned()).unwrap();
+        let (mut rows, mut expected) = (CopyRows::default(), Vec::new());
+        assert_eq!(rows.chunks().count(), 0);
+        for text in [1, 7, FULL, 100, CHUNK, 3 * CHUNK, 0].map(|length| "x".repeat(length)) {
+            rows.push(
+                &[Cell::Text(text.as_str().into())],
+                std::slice::from_ref(&column),
+            );
+            row(&mut expected, 1);
+            field(&mut expected, text.as_bytes());
+        }
+        let chunks: Vec<&[u8]> = rows.chunks().collect();
+        assert_eq!(chunks.concat(), expected);
+        assert_eq!(
+            (chunks.len(), rows.bytes(), rows.count()),
+            (4, expected.len(), 7)
+        );
     }
 }

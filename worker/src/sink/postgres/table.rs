@@ -11,7 +11,7 @@ use shared::outcome::Completed;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::binary::{CHUNK, CopyRows, HEADER, TRAILER};
+use super::binary::{CopyRows, HEADER, TRAILER};
 use super::markers::Columns;
 use super::{bounded, committed, connect, find, find_outcome, lock_making_tables};
 use crate::collect::RowForm;
@@ -123,7 +123,7 @@ impl Sink for PostgresTable {
         };
         let write = Write {
             marker,
-            bytes: rows.bytes().len() as u64,
+            bytes: rows.bytes() as u64,
             rows,
         };
         self.groups.commit(write).await
@@ -172,12 +172,12 @@ impl Writer {
         let first = markers.insert(&mut transaction).await?;
         let is_first =
             |write: &&&Write<Arc<CopyRows>>| first.contains(&write.marker.batch.to_string());
-        let rows = group.iter().filter(is_first);
-        let rows: Vec<&[u8]> = rows.map(|write| write.rows.bytes()).collect();
-        if rows.iter().any(|rows| !rows.is_empty()) {
+        let rows = group.iter().filter(is_first).map(|write| &*write.rows);
+        let chunks: Vec<&[u8]> = rows.flat_map(CopyRows::chunks).collect();
+        if !chunks.is_empty() {
             let mut copy = transaction.copy_in_raw(&self.copy).await?;
             copy.send(HEADER).await?;
-            for chunk in rows.iter().flat_map(|rows| rows.chunks(CHUNK)) {
+            for chunk in chunks {
                 copy.send(chunk).await?;
             }
             copy.send(&TRAILER[..]).await?;

@@ -230,7 +230,10 @@ impl Value<'_> {
     fn text<E: Error>(self, text: Cow<'_, str>) -> Result<Cell<'_>, E> {
         let not_this = || self.wrong(&format_args!("{:?}", shortened(&text)));
         match self.column.kind {
-            ColumnType::Text if text.contains('\0') => Err(self.nul()),
+            // A bare NUL is no JSON, and a text with an escape is not borrowed.
+            ColumnType::Text if matches!(&text, Cow::Owned(text) if text.contains('\0')) => {
+                Err(self.nul())
+            }
             ColumnType::Text => Ok(Cell::Text(text)),
             ColumnType::Timestamp => text
                 .parse::<Timestamp>()
