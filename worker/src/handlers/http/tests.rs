@@ -18,6 +18,7 @@ use shared::id::{BatchId, RunId};
 use shared::name::{Attempt, Key};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -510,7 +511,7 @@ async fn silence_ends_at_the_deadline() {
     let cases = [
         // Never a status line, an answer that never ends, interim answers without end.
         (raw_server("", forever).await, Duration::from_millis(300)),
-        (stalling_server(drip).await, Duration::from_millis(500)),
+        (stalling_server(drip).await.0, Duration::from_millis(500)),
         (
             raw_server("HTTP/1.1 102 Processing\r\n\r\n", forever).await,
             Duration::from_millis(500),
@@ -524,27 +525,30 @@ async fn silence_ends_at_the_deadline() {
     }
 }
 
-/// A server that writes this and then nothing more, without closing.
-async fn stalling_server(text: &'static str) -> String {
+/// A server that writes this and then nothing more, without closing; and word of its request.
+async fn stalling_server(text: &'static str) -> (String, oneshot::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (asked, word) = oneshot::channel();
     tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
         read_request(&mut connection).await;
+        // Most tests wait for something else.
+        let _ = asked.send(());
         connection.write_all(text.as_bytes()).await.unwrap();
         tokio::time::sleep(NEVER).await;
     });
-    url
+    (url, word)
 }
 
 #[tokio::test]
 async fn a_request_that_is_called_off_is_given_up() {
-    let url = stalling_server("").await;
+    let (url, asked) = stalling_server("").await;
     let http = http(&config(&url));
     let ctx = context(NEVER);
     let cancelled = ctx.cancelled.clone();
     let attempt = tokio::spawn(async move { handle(&http, &ctx).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    asked.await.unwrap();
     cancelled.cancel();
     assert!(retried(attempt.await.unwrap()).contains("called off"));
 }
