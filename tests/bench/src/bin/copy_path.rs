@@ -29,6 +29,9 @@ struct Arguments {
     /// Rows of a batch.
     #[arg(long, default_value_t = 20_000)]
     rows: usize,
+    /// Batches at once, from the start of their command to the commit.
+    #[arg(long, default_value_t = 8)]
+    slots: usize,
     /// Groups written at once, each by a connection of its own; the reference is one.
     #[arg(long, default_value_t = 2)]
     concurrency: usize,
@@ -59,6 +62,8 @@ async fn main() -> Result<()> {
         postgres,
         arguments,
     };
+    // Not measured: PostgreSQL makes the WAL files that it uses again from then on.
+    bench.tidegate().await?;
     let mut measured = Vec::new();
     for round in 1..=bench.arguments.rounds {
         let tidegate = bench.tidegate().await?;
@@ -92,6 +97,7 @@ impl Bench {
         let Arguments {
             batches,
             rows,
+            slots,
             concurrency,
             mebibytes,
             ..
@@ -105,7 +111,7 @@ impl Bench {
         );
         let mut stack = Stack::new(&self.broker, &config)?;
         stack.set("TIDEGATE_WORKER__PIPELINES", PIPELINE);
-        stack.set("TIDEGATE_WORKER__SLOTS", "4");
+        stack.set("TIDEGATE_WORKER__SLOTS", slots.to_string());
         stack.set("TIDEGATE_LOG", "warn");
         std::fs::write(stack.scratch().path().join("rows.ndjson"), ndjson(rows))?;
         stack.start_coordinator().await?;
