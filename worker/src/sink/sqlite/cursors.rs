@@ -16,7 +16,7 @@ impl Cursors for SqliteSink {
         let stored: Option<String> =
             sqlx::query_scalar("SELECT cursor FROM batch_cursors WHERE batch = ?")
                 .bind(batch.to_string())
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.pools.others)
                 .await
                 .map_err(sink_error)?;
         Ok(stored.and_then(|text| read_cursor(batch, text)))
@@ -38,7 +38,7 @@ impl Cursors for SqliteSink {
         .bind(i64::from(attempt.number()))
         .bind(cursor.get().to_owned())
         .bind(Timestamp::now().to_string())
-        .execute(&self.pool)
+        .execute(&self.pools.others)
         .await
         .map(drop)
         .map_err(sink_error)
@@ -48,7 +48,7 @@ impl Cursors for SqliteSink {
         let oldest = Timestamp::now() - SignedDuration::from_hours(24 * KEPT_DAYS);
         sqlx::query("DELETE FROM batch_cursors WHERE saved_at < ?")
             .bind(oldest.to_string())
-            .execute(&self.pool)
+            .execute(&self.pools.others)
             .await
             .map(drop)
             .map_err(sink_error)

@@ -101,7 +101,7 @@ impl Markers for SqliteSink {
              WHERE batch = ?",
         )
         .bind(batch.to_string())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.pools.others)
         .await
         .map_err(|e| damaged_or_away(batch, e))?;
         let Some((attempt, writer, outcome, file)) = stored else {
@@ -120,7 +120,7 @@ impl Markers for SqliteSink {
         filings: &[Filing],
         file: Option<&str>,
     ) -> Result<Vec<BatchId>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        let mut connection = self.pools.writer.acquire().await.map_err(sink_error)?;
         let filed = insert_all(&mut connection, filings, file).await;
         retire_failed(&mut connection, &filed);
         filed

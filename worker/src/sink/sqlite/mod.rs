@@ -30,19 +30,28 @@ use super::waiting::Write;
 use super::{Committed, Grouping, Marker, Sink, SinkError};
 use crate::handler::Rows;
 
-/// Connections: one writes groups, the rest read and note states.
-const CONNECTIONS: u32 = 4;
+/// Connections beside the one that writes groups.
+const OTHERS: u32 = 3;
 /// How long to wait for another process' write lock. A slice of 50,000 rows holds it for about a second.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Page cache of a connection, in KiB.
-const CACHE_KIB: i32 = 32 * 1024;
+/// Page cache of the connection that writes groups, in KiB.
+const WRITER_CACHE_KIB: i32 = 32 * 1024;
+
+/// An open file.
+#[derive(Debug, Clone)]
+struct Pools {
+    /// One connection, which writes groups. Its page cache lasts for as long as nobody else writes.
+    writer: SqlitePool,
+    /// These read, and note states.
+    others: SqlitePool,
+}
 
 /// An SQLite file as sink.
 #[derive(Debug)]
 pub struct SqliteSink {
-    pool: SqlitePool,
+    pools: Pools,
     groups: Groups<Arc<Rows>>,
 }
 
@@ -53,23 +62,24 @@ impl SqliteSink {
         grouping: Grouping,
         hurry: CancellationToken,
     ) -> Result<Self, SinkError> {
-        let pool = open(path).await?;
+        let pools = open(path).await?;
         let writer = transaction::Writer {
-            pool: pool.clone(),
+            pools: pools.clone(),
             rows: write::ResultsAndSlices::default(),
         };
         let groups = Groups::start(writer, grouping, hurry);
-        Ok(Self { pool, groups })
+        Ok(Self { pools, groups })
     }
 
     /// Closes the file; commits that are under way end first.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.pools.writer.close().await;
+        self.pools.others.close().await;
     }
 }
 
 /// Opens or makes a file with all tables but those of the config.
-async fn open(path: &Path) -> Result<SqlitePool, SinkError> {
+async fn open(path: &Path) -> Result<Pools, SinkError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| {
             SinkError::Schema(format!(
@@ -84,28 +94,36 @@ async fn open(path: &Path) -> Result<SqlitePool, SinkError> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
-        .pragma("cache_size", format!("-{CACHE_KIB}"))
         .pragma("temp_store", "memory")
         // No table references another: a slice's rows and its record change together anyway.
         .foreign_keys(false);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+    let pool = |size| {
+        SqlitePoolOptions::new()
+            .max_connections(size)
+            // A file does not go away as a server does, and asking costs as much as the question itself.
+            .test_before_acquire(false)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+    };
+    let with_cache = options
+        .clone()
+        .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
+    let writer = pool(1).connect_with(with_cache).await.map_err(sink_error)?;
+    migrate(&writer).await?;
+    let others = pool(OTHERS)
         .connect_with(options)
         .await
         .map_err(sink_error)?;
-    migrate(&pool).await?;
-    Ok(pool)
+    Ok(Pools { writer, others })
 }
 
-async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
+async fn migrate(writer: &SqlitePool) -> Result<(), SinkError> {
     let mut migrator = sqlx::migrate!("migrations/sink/sqlite");
     // The ledger may live in the same database and has migrations of its own.
     migrator.dangerous_set_table_name("_tidegate_sink_migrations");
     // A worker of the next version may have been here first: what it adds, this one leaves alone.
     migrator.set_ignore_missing(true);
     let schema = |e: sqlx::migrate::MigrateError| SinkError::Schema(e.to_string());
-    let mut connection = pool.acquire().await.map_err(sink_error)?;
+    let mut connection = writer.acquire().await.map_err(sink_error)?;
     // The write lock makes processes that start together take turns: sqlx locks nothing on SQLite.
     let mut transaction = connection
         .begin_with("BEGIN IMMEDIATE")
@@ -118,7 +136,7 @@ async fn migrate(pool: &SqlitePool) -> Result<(), SinkError> {
 #[async_trait]
 impl Sink for SqliteSink {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
-        find_outcome(&self.pool, batch).await
+        find_outcome(&self.pools.others, batch).await
     }
 
     async fn commit(&self, marker: Marker, rows: Arc<Rows>) -> Result<Committed, SinkError> {

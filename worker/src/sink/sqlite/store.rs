@@ -24,7 +24,7 @@ impl SearchAnalyticsStore for SqliteSink {
         .bind(property.to_owned())
         .bind(search_type.as_str())
         .bind(dimensions.to_string())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.pools.others)
         .await
         .map_err(sink_error)?;
         rows.into_iter()
@@ -37,7 +37,7 @@ impl SearchAnalyticsStore for SqliteSink {
             "SELECT state, detail, until FROM search_analytics_properties WHERE site_url = ?",
         )
         .bind(property.to_owned())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.pools.others)
         .await
         .map_err(sink_error)?;
         let Some((state, detail, until)) = row else {
@@ -62,7 +62,7 @@ impl SearchAnalyticsStore for SqliteSink {
         .bind(state.detail().map(str::to_owned))
         .bind(state.until().map(|until| until.to_string()))
         .bind(Timestamp::now().to_string())
-        .execute(&self.pool)
+        .execute(&self.pools.others)
         .await
         .map_err(sink_error)?;
         Ok(())
@@ -79,7 +79,7 @@ impl SearchAnalyticsStore for SqliteSink {
         .bind(slice.dimensions.to_string())
         .bind(slice.date.to_string())
         .bind(error.to_owned())
-        .execute(&self.pool)
+        .execute(&self.pools.others)
         .await
         .map_err(sink_error)?;
         Ok(())

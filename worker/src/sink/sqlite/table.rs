@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::insert::{in_a_row, insert_rows, placeholders};
 use super::transaction::{RowWriter, Writer};
-use super::{find_outcome, open, sink_error};
+use super::{Pools, find_outcome, open, sink_error};
 use crate::collect::RowForm;
 use crate::handler::Rows;
 use crate::json_rows::JsonRows;
@@ -27,7 +27,7 @@ use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 /// A table of an SQLite file as sink.
 #[derive(Debug)]
 pub struct SqliteTable {
-    pool: SqlitePool,
+    pools: Pools,
     shape: Arc<Shape>,
     groups: Groups<Arc<Rows>>,
 }
@@ -46,19 +46,21 @@ impl SqliteTable {
         grouping: Grouping,
         hurry: CancellationToken,
     ) -> Result<Self, SinkError> {
-        let pool = open(path).await?;
+        let pools = open(path).await?;
         let shape = Arc::new(Shape::new(table.columns));
-        let found = make(&pool, &table.name, &shape).await.map_err(sink_error)?;
+        let found = make(&pools.writer, &table.name, &shape)
+            .await
+            .map_err(sink_error)?;
         shape.compare(&table.name, sql_type, &found)?;
         let writer = Writer {
-            pool: pool.clone(),
+            pools: pools.clone(),
             rows: Target {
                 table: table.name,
                 shape: Arc::clone(&shape),
             },
         };
         Ok(Self {
-            pool,
+            pools,
             shape,
             groups: Groups::start(writer, grouping, hurry),
         })
@@ -91,7 +93,7 @@ async fn make(pool: &SqlitePool, name: &str, shape: &Shape) -> Result<Vec<Found>
 #[async_trait]
 impl Sink for SqliteTable {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
-        find_outcome(&self.pool, batch).await
+        find_outcome(&self.pools.others, batch).await
     }
 
     fn form(&self) -> Arc<dyn RowForm> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::outcome::Completed;
-use sqlx::{Connection, SqliteConnection, SqlitePool};
+use sqlx::{Connection, SqliteConnection};
 
 use super::markers::{Stored, find, find_all, insert_markers};
-use super::{retire_failed, sink_error};
+use super::{Pools, retire_failed, sink_error};
 use crate::handler::Rows;
 use crate::sink::group::GroupWriter;
 use crate::sink::marker::digest;
@@ -41,7 +41,7 @@ pub(super) trait RowWriter: Send + Sync + 'static {
 
 /// Writes groups.
 pub(super) struct Writer<W> {
-    pub(super) pool: SqlitePool,
+    pub(super) pools: Pools,
     pub(super) rows: W,
 }
 
@@ -50,14 +50,14 @@ impl<W: RowWriter> GroupWriter for Writer<W> {
     type Rows = Arc<Rows>;
 
     async fn write(&self, group: &[&Write<Arc<Rows>>]) -> Result<Vec<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        let mut connection = self.pools.writer.acquire().await.map_err(sink_error)?;
         let written = self.write_all(&mut connection, group).await;
         retire_failed(&mut connection, &written);
         written
     }
 
     async fn look(&self, marker: &Marker) -> Result<Option<Committed>, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        let mut connection = self.pools.others.acquire().await.map_err(sink_error)?;
         find(&mut connection, marker).await
     }
 }
