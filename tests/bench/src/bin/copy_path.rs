@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_mins(10);
 #[derive(Parser)]
 struct Arguments {
     /// Batches in a round.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 400)]
     batches: usize,
     /// Rows of a batch.
     #[arg(long, default_value_t = 20_000)]
