@@ -165,25 +165,19 @@ async fn many_at_once_are_all_stored_once(ground: Ground) {
     assert_eq!(ground.words().await, expected);
 }
 
+/// What is refused of 50 batches that are committed at once.
+async fn refused_of_50(ground: &Ground, rows: impl Fn(usize) -> Arc<Rows>) -> Vec<SinkError> {
+    let commits = (0..50).map(|n| ground.sink.commit(marker(BatchId::generate(), 1), rows(n)));
+    let committed = futures::future::join_all(commits).await;
+    committed.into_iter().filter_map(Result::err).collect()
+}
+
 async fn rows_that_no_sink_takes_leave_their_neighbours_alone(ground: Ground) {
-    let ground = Arc::new(ground);
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..50 {
-        let ground = Arc::clone(&ground);
-        tasks.spawn(async move {
-            let rows = match n {
-                20 => json(&[r#"{"word":"a\u0000b","n":1}"#]),
-                _ => words(&["fine"]),
-            };
-            ground
-                .sink
-                .commit(marker(BatchId::generate(), 1), rows)
-                .await
-                .map(drop)
-        });
-    }
-    let results = tasks.join_all().await;
-    let refused: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    let refused = refused_of_50(&ground, |n| match n {
+        20 => json(&[r#"{"word":"a\u0000b","n":1}"#]),
+        _ => words(&["fine"]),
+    })
+    .await;
     assert!(matches!(refused[..], [SinkError::Unfit(_)]), "{refused:?}");
     assert!(refused[0].to_string().contains("NUL"), "{refused:?}");
     assert_eq!(ground.words().await.len(), 49);

@@ -13,7 +13,7 @@ use worker::jobs::search_console::slice_rows::{Numbers, Slice, SliceId, SliceRow
 use worker::jobs::search_console::store::PropertyState;
 use worker::sink::{Committed, SinkError};
 
-use super::{commit_together, count, json, marker, on, race};
+use super::{commit_together, count, json, marker, on, race, refused_of_50};
 use crate::support::database::{Ground, Kind};
 
 on! {
@@ -97,23 +97,12 @@ async fn the_first_of_two_writers_of_a_slice_wins(ground: Ground) {
 }
 
 async fn one_refused_batch_leaves_its_neighbours_alone(ground: Ground) {
-    let ground = Arc::new(ground);
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..50 {
-        let ground = Arc::clone(&ground);
-        tasks.spawn(async move {
-            let mut marker = marker(BatchId::generate(), 1);
-            if n == 20 {
-                // No database has a number for that.
-                let slice = slice("page", &[&["a"]], u64::MAX / 5);
-                return ground.sink.commit(marker, whole(slice)).await.map(drop);
-            }
-            marker.completed.rows = n;
-            ground.sink.commit(marker, json(&["1"])).await.map(drop)
-        });
-    }
-    let results = tasks.join_all().await;
-    let refused: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    let refused = refused_of_50(&ground, |n| match n {
+        // No database has a number for that.
+        20 => whole(slice("page", &[&["a"]], u64::MAX / 5)),
+        _ => json(&["1"]),
+    })
+    .await;
     assert!(
         matches!(refused[..], [SinkError::Refused(_)]),
         "{refused:?}"
