@@ -8,6 +8,11 @@ use shared::payload::JsonError;
 use crate::handler::Rows;
 use crate::json_rows::JsonRows;
 
+/// Why a batch fails whose output is not what was agreed, or cannot be stored.
+pub(crate) const BAD_OUTPUT: &str = "bad_output";
+/// Why a batch fails of which a row is not what the sink's columns are.
+pub(crate) const BAD_ROW: &str = "bad_row";
+
 /// The form in which a sink takes rows.
 pub trait RowForm: Debug + Send + Sync {
     /// Collects the rows of one batch.
@@ -42,8 +47,8 @@ impl BadRow {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Json(_) => "bad_output",
-            Self::Unfit(_) => "bad_row",
+            Self::Json(_) => BAD_OUTPUT,
+            Self::Unfit(_) => BAD_ROW,
         }
     }
 }

@@ -10,6 +10,7 @@ use shared::name::Instance;
 use shared::outcome::{Completed, FollowUp, MAX_FOLLOW_UP_BYTES, Outcome, Report, printable_error};
 use shared::payload;
 
+use crate::collect::BAD_ROW;
 use crate::handler::{HandlerError, Output, Rows};
 use crate::held::Held;
 use crate::report::Reports;
@@ -212,7 +213,7 @@ fn verdict(error: HandlerError) -> Outcome {
 fn refused(error: &SinkError) -> Outcome {
     let reason = match error {
         SinkError::DamagedMarker { .. } => "damaged_marker",
-        SinkError::Unfit(_) => "bad_row",
+        SinkError::Unfit(_) => BAD_ROW,
         _ => "sink_refused",
     };
     Outcome::Failed {
@@ -250,7 +251,7 @@ impl Rows {
         match self {
             Self::None => 0,
             Self::Json(rows) => rows.len() as u64,
-            Self::Copy(rows) => rows.count(),
+            Self::Copy(rows) => rows.count() as u64,
             Self::Slice(slice) => slice.rows.len() as u64,
         }
     }

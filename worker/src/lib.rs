@@ -1,12 +1,12 @@
 //! Tidegate's worker.
 //!
 //! One delivery travels one chain: [`consume`] takes it and gives it a task, [`process`] runs the handler on
-//! [`threads`] of its own, [`commit`] stores the result, has the outcome confirmed by [`report`], and acks. [`handler`] is what a
-//! kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places where
-//! results go, which [`sinks`] opens, [`collect`] the form that they take rows in; [`ask`] is the way to the coordinator, [`permits`] its leave for calls,
-//! [`claim`] what it says about batches that were delivered before, [`control`] what it says to all workers,
-//! [`presence`] what this one says about itself, [`health`] what it says to whoever watches over it. [`app`] wires it
-//! all.
+//! [`threads`] of its own, [`commit`] stores the result, has the outcome confirmed by [`report`], and acks.
+//! [`handler`] is what a kind of work implements; [`handlers`] and [`jobs`] hold the built-in ones, [`sink`] the places
+//! where results go, which [`sinks`] opens, [`collect`] the form that they take rows in; [`ask`] is the way to the
+//! coordinator, [`permits`] its leave for calls, [`claim`] what it says about batches that were delivered before,
+//! [`control`] what it says to all workers, [`presence`] what this one says about itself, [`health`] what it says to
+//! whoever watches over it. [`app`] wires it all.
 //!
 //! For a worker with handlers of your own, implement [`Handler`] and run a [`Worker`] that serves it.
 

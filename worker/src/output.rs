@@ -6,11 +6,9 @@ use shared::name::{Key, PipelineName};
 use shared::outcome::FollowUp;
 use shared::payload::check_json;
 
+use crate::collect::BAD_OUTPUT;
 use crate::handler::{HandlerError, Output, Rows};
 use crate::json_rows::JsonRows;
-
-/// The reason of a batch whose handler returns what cannot be stored.
-const BAD_OUTPUT: &str = "bad_output";
 
 impl Output {
     /// One row of each item, as JSON. What cannot be stored fails the batch (`bad_output`): a map with keys that

@@ -6,7 +6,7 @@ use std::fmt;
 use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::collect::{Collector, RowForm};
+use crate::collect::{BAD_OUTPUT, Collector, RowForm};
 use crate::handler::{HandlerError, Rows};
 
 /// Most bytes of output.
@@ -141,7 +141,7 @@ impl Accepted {
 
     /// Remembers what is wrong with a line, unless something was wrong before.
     pub(super) fn object(&mut self, line: usize, problem: &str) {
-        self.fail("bad_output", line, &problem);
+        self.fail(BAD_OUTPUT, line, &problem);
     }
 
     /// The rows; or, if a line was bad, what is wrong with the first such line.

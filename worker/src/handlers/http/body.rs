@@ -22,7 +22,7 @@ use shared::net::in_words;
 use shared::outcome::{FollowUp, Statistics};
 use tokio::time::timeout;
 
-use crate::collect::RowForm;
+use crate::collect::{BAD_OUTPUT, RowForm};
 use crate::handler::{HandlerError, Output};
 use crate::handlers::rows::{Flood, MAX_LINE_BYTES, MAX_OUTPUT_BYTES, MAX_ROWS, RowReader};
 use crate::handlers::wire::check_statistics;
@@ -228,5 +228,5 @@ fn broken(error: reqwest::Error) -> HandlerError {
 }
 
 fn bad(problem: impl Into<String>) -> HandlerError {
-    HandlerError::fail("bad_output", problem)
+    HandlerError::fail(BAD_OUTPUT, problem)
 }

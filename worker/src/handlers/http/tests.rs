@@ -533,7 +533,7 @@ async fn stalling_server(text: &'static str) -> (String, oneshot::Receiver<()>) 
     tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
         read_request(&mut connection).await;
-        // Most tests wait for something else.
+        // Not every test waits for it.
         let _ = asked.send(());
         connection.write_all(text.as_bytes()).await.unwrap();
         tokio::time::sleep(NEVER).await;

@@ -48,7 +48,7 @@ pub struct CopyRows {
     full: Vec<Vec<u8>>,
     chunk: Vec<u8>,
     bytes: usize,
-    count: u64,
+    count: usize,
 }
 
 impl CopyRows {
@@ -64,7 +64,7 @@ impl CopyRows {
 
     /// How many there are.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub fn count(&self) -> usize {
         self.count
     }
 
@@ -111,7 +111,7 @@ impl Kept for CopyRows {
     }
 
     fn count(&self) -> usize {
-        usize::try_from(self.count).unwrap_or(usize::MAX)
+        self.count
     }
 
     fn into_rows(mut self) -> Rows {

@@ -138,7 +138,7 @@ impl GroupWriter for Writer {
         let mut markers = Columns::default();
         let mut all_completed = Vec::with_capacity(group.len());
         for Write { marker, rows, .. } in group {
-            let completed = with_counts(&marker.completed, rows.count(), 0);
+            let completed = with_counts(&marker.completed, rows.count() as u64, 0);
             markers.add(marker, rows.digest(), &completed)?;
             all_completed.push(completed);
         }

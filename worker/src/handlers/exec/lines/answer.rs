@@ -10,7 +10,7 @@ use shared::outcome::{FollowUp, Statistics};
 use shared::payload::contains_nul;
 use shared::presence::Progress;
 
-use crate::collect::RowForm;
+use crate::collect::{BAD_OUTPUT, RowForm};
 use crate::cursor::MAX_CURSOR_BYTES;
 use crate::handler::{HandlerError, Output};
 use crate::handlers::rows::{Accepted, Flood, Lines};
@@ -174,7 +174,7 @@ impl Answer {
         let rows = accepted.into_rows()?;
         match expected {
             Some(expected) if expected != rows.count() => Err(HandlerError::fail(
-                "bad_output",
+                BAD_OUTPUT,
                 format!(
                     "the command counted {expected} rows and wrote {}",
                     rows.count()
