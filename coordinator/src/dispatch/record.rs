@@ -26,13 +26,10 @@ pub(super) async fn run(
     let mut gathering = Gathering::new();
     while let Some(mut group) = confirmed.recv().await {
         gathering.gathered().await;
+        add_confirmed(&mut group, &mut confirmed);
+        gathering.had_company(group.len()).await;
+        add_confirmed(&mut group, &mut confirmed);
         gathering.begin();
-        while group.len() < GROUP {
-            match confirmed.try_recv() {
-                Ok(more) => group.extend(more),
-                Err(_) => break,
-            }
-        }
         let started = Instant::now();
         let mut failures = 0;
         while let Err(error) = ledger.record_out(&group, Timestamp::now()).await {
@@ -45,5 +42,14 @@ pub(super) async fn run(
         shared::failpoint::reach("c.published.committed");
         metrics::histogram!("tidegate_record_seconds").record(started.elapsed());
         let _ = answers.send(Answer::Recorded(group)).await;
+    }
+}
+
+/// Adds what is confirmed by now.
+fn add_confirmed<T>(group: &mut Vec<T>, confirmed: &mut mpsc::Receiver<Vec<T>>) {
+    while group.len() < GROUP
+        && let Ok(more) = confirmed.try_recv()
+    {
+        group.extend(more);
     }
 }

@@ -16,7 +16,7 @@ const DAMAGED: &str = "damaged_ledger";
 /// Outcomes that are settled together, and the messages that they came in.
 pub(super) struct Group<M> {
     pub(super) outcomes: Vec<Judged>,
-    messages: Vec<M>,
+    pub(super) messages: Vec<M>,
     /// For each outcome the index of its message.
     came_in: Vec<usize>,
     strangers: BTreeMap<usize, Strange>,

@@ -101,9 +101,7 @@ impl Drop for Resting<'_> {
     }
 }
 
-/// A delivery and the lane that it came from.
-type FromLane = (usize, Result<Delivery, BrokerError>);
-/// The same, once it has arrived.
+/// A delivery, and the lane that it came from.
 type Message = (usize, Delivery);
 
 #[async_trait]
@@ -132,7 +130,7 @@ impl Consumer for SettlementStage {
             streams.push(
                 deliveries
                     .chain(ending)
-                    .map(move |delivery| (index, delivery))
+                    .map(move |delivery| delivery.map(|delivery| (index, delivery)))
                     .boxed(),
             );
             lanes.push(settle);
@@ -152,9 +150,14 @@ impl Consumer for SettlementStage {
             let Some(first) = first else {
                 return Err(BrokerError::Lost("no lane is left".into()).into());
             };
+            let mut group = Group::default();
             gathering.gathered().await;
+            self.read(first?, &mut group);
+            self.read_arrived(&mut deliveries, &mut group)?;
+            gathering.had_company(group.outcomes.len()).await;
+            self.read_arrived(&mut deliveries, &mut group)?;
             gathering.begin();
-            self.settle_group(first, &mut deliveries, &lanes).await?;
+            self.settle_group(group, &lanes).await?;
             failures.forget();
         }
     }
@@ -174,28 +177,32 @@ impl SettlementStage {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Settles the first message and everything that is already here, then acks it all: strangers last, because
-    /// putting them aside takes a broker that lets us publish.
-    async fn settle_group<S>(
+    /// Adds everything that is already here, up to a full group.
+    fn read_arrived<S>(
         &self,
-        first: FromLane,
-        more: &mut SelectAll<S>,
-        lanes: &[Settle],
-    ) -> Result<(), ConsumeError>
+        deliveries: &mut SelectAll<S>,
+        group: &mut Group<Message>,
+    ) -> Result<(), BrokerError>
     where
-        S: Stream<Item = FromLane> + Unpin,
+        S: Stream<Item = Result<Message, BrokerError>> + Unpin,
     {
-        let mut group = Group::default();
+        while !group.is_full()
+            && let Some(Some(message)) = deliveries.next().now_or_never()
+        {
+            self.read(message?, group);
+        }
+        Ok(())
+    }
+
+    /// Settles a group, then acks it: strangers last, because putting them aside takes a broker that lets us publish.
+    async fn settle_group(
+        &self,
+        group: Group<Message>,
+        lanes: &[Settle],
+    ) -> Result<(), ConsumeError> {
         let mut unacked: Vec<AckWindow> = lanes.iter().map(|_| AckWindow::default()).collect();
-        let mut next = Some(first);
-        while let Some((lane, delivery)) = next {
-            let delivery = delivery?;
-            unacked[lane].deliver(delivery.delivery_tag);
-            self.read((lane, delivery), &mut group);
-            if group.is_full() {
-                break;
-            }
-            next = more.next().now_or_never().flatten();
+        for (lane, delivery) in &group.messages {
+            unacked[*lane].deliver(delivery.delivery_tag);
         }
         shared::failpoint::reach("c.outcome.received");
         let started = Instant::now();
