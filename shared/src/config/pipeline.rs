@@ -24,12 +24,14 @@ pub struct PipelineConfig {
     /// `exec`: whether a process serves one batch or many. Default `batch`.
     pub mode: ExecMode,
     /// `exec` in `lines` mode: most processes of one worker (1–1024). They are started when they are needed
-    /// and kept. Default: as many as the worker has slots; with fewer, batches wait in their slots for one.
+    /// and kept. Default: as many as the worker has slots; with fewer, batches wait in their slots for one, up to half
+    /// of `deadline`: then they come back a second later, without a failure.
     pub processes: Option<u32>,
     /// `exec` in `lines` mode: after so many batches a process is ended and another one started, for commands
     /// that grow. Default: never.
     pub batches_per_process: Option<u32>,
-    /// `exec` in `lines` mode: how long a process may take to become ready. Default 1 min.
+    /// `exec` in `lines` mode: how long a process may take to become ready. Default 1 min. Batches wait for it up to
+    /// half of `deadline`.
     pub start_timeout: Span,
     /// `exec`: most address space of each process, such as `"512MiB"`: what it allocates beyond fails. Libraries
     /// reserve more than they use, so leave room. Default: no limit. Linux only.

@@ -46,12 +46,12 @@
 //! | it exits, by itself or by a signal | as with one process a batch, but exit code 0 is retry too | |
 //! | it closes stdout | retry | stopped |
 //! | no answer until the deadline | retry | stopped |
-//! | it does not become ready within `start_timeout` | retry, of the batch that it was started for | stopped |
+//! | it does not become ready within `start_timeout` | retry, of the batch that waits for it or else of the next one | stopped |
 //!
 //! A process should not end by itself: the next batch may have been given to it already. `batches_per_process`
-//! has it ended and replaced in time. One that was lost is replaced when it is needed, after a pause that grows up to 30 s as long as no
-//! batch is answered in between. A batch that finds no process in time is throttled for a second, which burns
-//! no attempt.
+//! has it ended and replaced in time. One that was lost is replaced when it is needed, after a pause that grows up to
+//! 30 s as long as no batch is answered in between. A batch that finds no process within half of its deadline is
+//! throttled for a second, which burns no attempt.
 
 mod answer;
 mod long_lived;

@@ -1,21 +1,20 @@
 //! The processes of a pipeline: as many as have work, up to a limit, kept for the next batches.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::config::{PipelineConfig, Span};
 use shared::name::PipelineName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::long_lived::LongLived;
 use crate::handler::{BatchContext, HandlerError, Output};
 use crate::handlers::exec::{Program, with_stderr};
-use crate::handlers::stop::{Stop, stop_wanted};
+use crate::handlers::stop::Stop;
 
 /// Pauses before a process is started after so many were lost in a row: at most 0.2, 0.4, 0.8, … 30 s.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -42,8 +41,15 @@ struct Kept {
     batches_per_process: Option<u32>,
     /// The one that was used last is used next, so that those that are not needed stay out of memory.
     waiting: Mutex<Vec<LongLived>>,
-    /// Processes lost since a batch was last answered.
-    lost: AtomicU32,
+    losses: Mutex<Losses>,
+}
+
+/// Processes lost since a batch was last answered.
+#[derive(Debug, Default)]
+struct Losses {
+    in_a_row: u32,
+    /// Why the last one did not start, if nobody waited for it any longer: the next batch hears of it.
+    untold: Option<HandlerError>,
 }
 
 /// A process, and the room that it takes.
@@ -63,7 +69,7 @@ impl Pool {
                 start_timeout: config.start_timeout,
                 batches_per_process: config.batches_per_process,
                 waiting: Mutex::default(),
-                lost: AtomicU32::new(0),
+                losses: Mutex::default(),
             }),
             room: Arc::new(Semaphore::new(processes as usize)),
             tasks: TaskTracker::new(),
@@ -76,15 +82,16 @@ impl Pool {
         &self,
         ctx: &BatchContext,
     ) -> Result<Output, HandlerError> {
-        let room = tokio::select! {
-            room = self.room.clone().acquire_owned() => {
-                room.map_err(|_| HandlerError::retry("the worker stops"))?
+        // Later, it would have too little time left, and pay for the wait with an attempt.
+        let patience = ctx.deadline.saturating_duration_since(Instant::now()) / 2;
+        let (process, room) = tokio::select! {
+            biased;
+            () = ctx.cancelled.cancelled() => {
+                return Err(self.kept.program.stopped(Stop::CalledOff));
             }
-            stop = stop_wanted(ctx) => return Err(self.without_process(stop, "was free")),
-        };
-        let (process, room) = match self.kept.take() {
-            Some(process) => (process, room),
-            None => self.start(room, ctx).await?,
+            found = timeout(patience, self.process()) => {
+                found.unwrap_or_else(|_| Err(self.no_process()))?
+            }
         };
         let leave = &self.kept.program.leave;
         let permit = match leave.ask(ctx).await {
@@ -99,7 +106,7 @@ impl Pool {
         match process {
             None => self.kept.note_loss("in the middle of a batch"),
             Some(process) => {
-                self.kept.lost.store(0, Ordering::Relaxed);
+                *self.kept.losses() = Losses::default();
                 if self.kept.is_worn(&process) {
                     // Its room is free when it has ended.
                     self.tasks.spawn(async move {
@@ -114,13 +121,23 @@ impl Pool {
         result
     }
 
-    /// Starts a process. It goes on starting when the batch is not waited for any longer, and then waits for
-    /// the next one.
-    async fn start(
-        &self,
-        room: OwnedSemaphorePermit,
-        ctx: &BatchContext,
-    ) -> Result<(LongLived, OwnedSemaphorePermit), HandlerError> {
+    /// A process that has nothing to do, and its room.
+    async fn process(&self) -> Result<(LongLived, OwnedSemaphorePermit), HandlerError> {
+        let stops = || HandlerError::retry("the worker stops");
+        let room = self.room.clone().acquire_owned().await;
+        let room = room.map_err(|_| stops())?;
+        if let Some(process) = self.kept.take() {
+            return Ok((process, room));
+        }
+        if let Some(error) = self.kept.losses().untold.take() {
+            return Err(error);
+        }
+        let (started, room) = self.start(room).await.map_err(|_| stops())?;
+        Ok((started?, room))
+    }
+
+    /// Starts a process. It goes on starting when nobody waits for it any longer, and then waits for a batch.
+    fn start(&self, room: OwnedSemaphorePermit) -> oneshot::Receiver<Started> {
         let (tell, told) = oneshot::channel::<Started>();
         let (kept, closing) = (self.kept.clone(), self.closing.clone());
         self.tasks.spawn(async move {
@@ -128,35 +145,33 @@ impl Pool {
                 started = kept.start() => started,
                 () = closing.cancelled() => return,
             };
-            if let Err((Ok(process), room)) = tell.send((started, room)) {
-                kept.put(process);
+            if let Err((started, room)) = tell.send((started, room)) {
+                match started {
+                    Ok(process) => kept.put(process),
+                    Err(error) => kept.losses().untold = Some(error),
+                }
                 drop(room);
             }
         });
-        tokio::select! {
-            started = told => match started {
-                Ok((started, room)) => Ok((started?, room)),
-                Err(_) => Err(HandlerError::retry("the worker stops")),
-            },
-            stop = stop_wanted(ctx) => Err(self.without_process(stop, "was ready")),
-        }
+        told
     }
 
     /// The batch was never begun, so it burns no attempt.
-    fn without_process(&self, stop: Stop, was: &str) -> HandlerError {
-        match stop {
-            Stop::DeadlineReached => HandlerError::Throttled {
-                reason: format!("no process of {} {was} in time", self.kept.program.command),
-                after: NO_PROCESS,
-            },
-            Stop::CalledOff => self.kept.program.stopped(stop),
+    fn no_process(&self) -> HandlerError {
+        HandlerError::Throttled {
+            reason: format!(
+                "no process of {} was free or ready within half of the deadline: more `processes` or a longer \
+                 `deadline` may help",
+                self.kept.program.command
+            ),
+            after: NO_PROCESS,
         }
     }
 
     /// Processes lost since a batch was last answered.
     #[cfg(test)]
     pub(in crate::handlers::exec) fn lost(&self) -> u32 {
-        self.kept.lost.load(Ordering::Relaxed)
+        self.kept.losses().in_a_row
     }
 
     /// Ends all processes, each as it likes if it is quick.
@@ -172,7 +187,7 @@ impl Pool {
 
 impl Kept {
     async fn start(&self) -> Result<LongLived, HandlerError> {
-        let lost = self.lost.load(Ordering::Relaxed);
+        let lost = self.losses().in_a_row;
         if lost > 0 {
             sleep(RESTART.draw(lost)).await;
         }
@@ -213,13 +228,21 @@ impl Kept {
     }
 
     fn note_loss(&self, when: &'static str) {
-        let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+        let lost = {
+            let mut losses = self.losses();
+            losses.in_a_row = losses.in_a_row.saturating_add(1);
+            losses.in_a_row
+        };
         tracing::warn!(pipeline = %self.pipeline, lost, when, "lost a process");
         metrics::counter!("tidegate_exec_processes_lost_total", "pipeline" => self.pipeline.to_string())
             .increment(1);
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<LongLived>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<LongLived>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

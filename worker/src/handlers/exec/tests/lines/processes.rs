@@ -171,21 +171,22 @@ async fn as_many_processes_as_have_work_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_batch_that_finds_no_process_in_time_burns_no_attempt() {
+async fn a_batch_that_would_get_its_process_late_burns_no_attempt() {
     let exec = Arc::new(one_process());
     let busy = exec.clone();
     pid(&exec).await;
     let (begun, python) = marked("time.sleep(3); end()");
     let long = tokio::spawn(async move { run(&busy, &python).await });
     eventually("its begin", || begun.exists()).await;
-    let waiting = handle(
+    // It would get the process after three of its four seconds, and needs more than would be left.
+    let late = handle(
         &exec,
-        &context(&payload("end()"), Duration::from_millis(500)),
+        &context(&payload("time.sleep(1.5); end()"), Duration::from_secs(4)),
     )
     .await;
     assert!(
-        matches!(waiting, Err(HandlerError::Throttled { .. })),
-        "{waiting:?}"
+        matches!(late, Err(HandlerError::Throttled { .. })),
+        "{late:?}"
     );
     assert!(long.await.unwrap().is_ok());
 }
@@ -207,6 +208,30 @@ async fn a_process_that_loads_for_longer_than_a_batch_may_take_serves_the_next_o
     );
     // The same process: it goes on loading, and nothing else may be started meanwhile.
     assert_eq!(run(&slow, "say(row=served); end()").await.unwrap(), ["1"]);
+}
+
+#[tokio::test]
+async fn a_start_that_fails_when_nobody_waits_is_told_to_the_next_batch() {
+    let hanging = with(&Options {
+        started: "time.sleep(60)",
+        start_timeout: Span::seconds(1),
+        ..Options::default()
+    });
+    // None of them waits for as long as a start takes.
+    let context = || context(&payload("end()"), Duration::from_millis(500));
+    let mut told = handle(&hanging, &context()).await;
+    assert!(
+        matches!(told, Err(HandlerError::Throttled { .. })),
+        "{told:?}"
+    );
+    for _ in 0..40 {
+        if !matches!(told, Err(HandlerError::Throttled { .. })) {
+            break;
+        }
+        told = handle(&hanging, &context()).await;
+    }
+    let error = retried(told);
+    assert!(error.contains("it is not ready after 1s"), "{error}");
 }
 
 #[tokio::test]
