@@ -30,13 +30,13 @@ struct Arguments {
     #[arg(long, default_value_t = 20_000)]
     rows: usize,
     /// Batches at once, from the start of their command to the commit.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 12)]
     slots: usize,
     /// Groups written at once, each by a connection of its own; the reference is one.
     #[arg(long, default_value_t = 2)]
     concurrency: usize,
-    /// Most MiB of rows on the way into the sink.
-    #[arg(long, default_value_t = 16)]
+    /// Most MiB of rows on the way into the sink: half of its default, and enough for the rows of all slots.
+    #[arg(long, default_value_t = 32)]
     mebibytes: usize,
     /// Rounds of Tidegate and reference, alternating.
     #[arg(long, default_value_t = 3)]
