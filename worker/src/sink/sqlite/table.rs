@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::insert::{in_a_row, insert_rows, placeholders};
 use super::transaction::{RowWriter, Writer};
-use super::{Pools, find_outcome, open, sink_error};
+use super::{find_outcome, open, sink_error};
 use crate::collect::RowForm;
 use crate::handler::Rows;
 use crate::json_rows::JsonRows;
@@ -27,7 +27,8 @@ use crate::sink::{Committed, Grouping, Marker, Sink, SinkError};
 /// A table of an SQLite file as sink.
 #[derive(Debug)]
 pub struct SqliteTable {
-    pools: Pools,
+    /// Connections that do not write groups.
+    others: SqlitePool,
     shape: Arc<Shape>,
     groups: Groups<Arc<Rows>>,
 }
@@ -52,15 +53,16 @@ impl SqliteTable {
             .await
             .map_err(sink_error)?;
         shape.compare(&table.name, sql_type, &found)?;
+        let others = pools.others.clone();
         let writer = Writer {
-            pools: pools.clone(),
+            pools,
             rows: Target {
                 table: table.name,
                 shape: Arc::clone(&shape),
             },
         };
         Ok(Self {
-            pools,
+            others,
             shape,
             groups: Groups::start(writer, grouping, hurry),
         })
@@ -93,7 +95,7 @@ async fn make(pool: &SqlitePool, name: &str, shape: &Shape) -> Result<Vec<Found>
 #[async_trait]
 impl Sink for SqliteTable {
     async fn find(&self, batch: BatchId) -> Result<Option<Completed>, SinkError> {
-        find_outcome(&self.pools.others, batch).await
+        find_outcome(&self.others, batch).await
     }
 
     fn form(&self) -> Arc<dyn RowForm> {
